@@ -183,6 +183,15 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     development: bool = False  # endpoints that stop the engine or change its state
 
 
+class BatchConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's files and batches; the core never sees them."""
+
+    folder: str | None = None  # where they are kept; None: they are not served
+    file_bytes: int = 200 * 2**20  # of one uploaded file
+    folder_bytes: int = 10 * 2**30  # of all files, answers included
+    file_seconds: int = 30 * 24 * 3600  # until a file is deleted
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. Crosses to the core process as msgpack."""
 
@@ -194,6 +203,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     api: ApiConfig = ApiConfig()
     adapters: AdapterConfig = AdapterConfig()
+    batches: BatchConfig = BatchConfig()
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):

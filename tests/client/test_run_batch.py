@@ -12,7 +12,7 @@ import time
 import pytest
 from octavo_testing.served import KIT, TINY_CONFIG, write_model
 
-from octavo_engine.client.batch.rows import BatchError, answered, read_rows
+from octavo_engine.batches.rows import BatchError, answered, read_rows
 
 
 def row(name, **fields):

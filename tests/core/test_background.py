@@ -67,7 +67,7 @@ def test_a_stream_has_its_token_in_each_step_and_rows_no_more_than_one_beside_it
 
 
 def test_an_online_request_takes_the_place_of_a_row_at_once():
-    """All places are taken by rows: it runs in the next step, and each row is answered in the end all the same."""
+    """All places are taken by rows: it runs in the next step, and no row is lost."""
     core = scheduler(max_num_seqs=2)
     core.add(request("r0", 4, 30, row=True))
     core.add(request("r1", 4, 30, row=True))

@@ -149,7 +149,7 @@ def test_the_engines_socket_needs_no_usable_tmpdir(monkeypatch):
     """A TMPDIR that isn't there is passed over."""
     monkeypatch.setenv("TMPDIR", "/proc/none")
     monkeypatch.setattr(tempfile, "tempdir", None)
-    folder = core_handle._private_folder()
+    folder = core_handle.private_folder()
     folder.rmdir()
     assert folder.parent in {Path("/tmp"), Path("/dev/shm")}
 

@@ -37,6 +37,10 @@ def test_the_page_has_every_number():
         "`stop_token_ids`": f"{limits.MAX_STOP_TOKEN_IDS:,}",
         "`structured_outputs.choice`": f"{limits.MAX_CHOICES:,}",
         "stored responses": f"{limits.MAX_STORED_RESPONSES:,}, with {limits.MAX_STORED_CHARACTERS:,} characters of conversations",
+        "files and batches": (
+            f"{limits.MAX_STORED_FILES:,} each, {limits.MAX_BATCH_ROWS:,} rows in a batch, {limits.MAX_ROW_BYTES // MIB} MiB in "
+            "a line; `--batch-file-bytes`, `--batch-dir-bytes`"
+        ),
         "members of one object or list in a JSON schema": f"{limits.MAX_SCHEMA_MEMBERS:,}",
         "depth of a JSON schema": f"{limits.MAX_SCHEMA_DEPTH}",
         "`multipleOf`": f"{limits.MAX_MULTIPLE:,}",

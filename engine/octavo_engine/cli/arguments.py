@@ -18,6 +18,7 @@ from pathlib import Path
 from octavo_engine import api_keys
 from octavo_engine.cli.adapter_flags import adapter_config
 from octavo_engine.cli.api_flags import api_config
+from octavo_engine.cli.batch_flags import batch_config
 from octavo_engine.cli.device_defaults import DeviceDefaults, chosen_device, defaults_for
 from octavo_engine.cli.serve_flags import build_parser
 from octavo_engine.cli.tls_flags import tls_of
@@ -272,6 +273,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
         ),
         api=api_config(options),
         adapters=adapter_config(options, names),
+        batches=batch_config(options),
     )
 
 

@@ -9,13 +9,15 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from octavo_engine.batches.rows import BatchError, Row, answer_line, answered, append, read_rows
 from octavo_engine.cli.arguments import parse_with_notes
-from octavo_engine.client.batch.rows import BatchError, answered, read_rows
 from octavo_engine.errors import ConfigError
 
 END_SECONDS = 30.0
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace, flags: list[str], done: set[str], socket: str, concurrency: int) -> int:
-    from octavo_engine.client.batch.runner import Runner  # noqa: PLC0415 — a wrong file should not pay for aiohttp
+    from octavo_engine.batches.runner import Runner  # noqa: PLC0415 — a wrong file should not pay for aiohttp
 
     task = asyncio.current_task()
     assert task is not None
@@ -69,7 +71,8 @@ async def _run(options: argparse.Namespace, flags: list[str], done: set[str], so
     alive = asyncio.Event()
     alive.set()
     watch = asyncio.ensure_future(_clear_at_end(server, alive))
-    runner = Runner(socket, options.output_file, concurrency)
+    answers = Answers(options.output_file)
+    runner = Runner(socket, answers.write, concurrency, asyncio.Semaphore(concurrency))
     rows = (row for row in read_rows(options.input_file) if row.custom_id not in done)
     problem = ""
     try:
@@ -77,13 +80,33 @@ async def _run(options: argparse.Namespace, flags: list[str], done: set[str], so
     except* ConnectionError as errors:
         problem = str(errors.exceptions[0])
     finally:
+        answers.close()
         watch.cancel()
         await _end(server)
     if problem:
         print(f"octavo run-batch: {problem}; run it again to go on", file=sys.stderr)  # noqa: T201
         return 1
-    print(f"{runner.num_good} rows answered, {runner.num_failed} refused: {options.output_file}", flush=True)  # noqa: T201
+    print(f"{answers.num_good} rows answered, {answers.num_failed} refused: {options.output_file}", flush=True)  # noqa: T201
     return 0
+
+
+class Answers:
+    """The output file, which is appended to, and the number of rows that were answered and refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self.num_good = self.num_failed = 0
+
+    def write(self, row: Row, status: int, body: Any) -> None:
+        """Write the answer of a row."""
+        good = status < 400
+        self.num_good += good
+        self.num_failed += not good
+        append(self._file, answer_line(row, status, body))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
 
 
 def _end_with_parent() -> None:

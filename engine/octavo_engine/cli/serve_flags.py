@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from octavo_engine.cli.adapter_flags import add_adapter_flags
 from octavo_engine.cli.api_flags import add_api_flags
+from octavo_engine.cli.batch_flags import add_batch_flags
 from octavo_engine.cli.device_defaults import DEVICES, by_device, used_here
 from octavo_engine.cli.flag_values import (
     at_least,
@@ -386,5 +387,6 @@ GROUPS: Mapping[str, Callable[[argparse._ArgumentGroup], None]] = {
     "server": _server,
     "adapters": add_adapter_flags,
     "API": add_api_flags,
+    "files and batches": add_batch_flags,
     "TLS": add_tls_flags,
 }

@@ -19,7 +19,7 @@ FIRST: tuple[int, ...] = (1,)  # before the order of all that are in the backgro
 
 
 def order(seq: Sequence) -> tuple[int, ...]:
-    """What sequences are sorted by."""
+    """The key by which sequences are sorted."""
     return seq.order
 
 

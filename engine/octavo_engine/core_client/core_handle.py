@@ -73,7 +73,7 @@ class CoreHandle:
         """
         config = msgspec.structs.replace(config, server=ServerConfig())
         boot: dict[str, object] = {"started_at": time.time()} | ({"loader": loader} if loader is not None else {})
-        handle = cls([], _private_folder())
+        handle = cls([], private_folder())
         listener = None
         try:
             if config.parallel.world_size > 1 and config.parallel.node_rank == 0:
@@ -206,7 +206,7 @@ def _listen(parallel: ParallelConfig) -> socket.socket:
     return listener
 
 
-def _private_folder() -> Path:
+def private_folder() -> Path:
     """A new folder that only this user can enter, short enough for a socket's path."""
     for base in dict.fromkeys((os.environ.get("TMPDIR") or "/tmp", "/tmp", "/dev/shm")):  # noqa: S108 — mkdtemp makes it private
         if len(base) + len("/octavo-xxxxxxxx/") + len(SOCKET_NAME) > MAX_SOCKET_PATH:

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from octavo_engine.api_keys import ApiKeys
+from octavo_engine.batches.rows import PATHS as BATCH_PATHS
 from octavo_engine.server.answer.delivery import send
 from octavo_engine.server.auth import require_key
 from octavo_engine.server.context import CONTEXT, ServerContext
@@ -17,6 +18,7 @@ from octavo_engine.server.http_series import note_response
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
 from octavo_engine.server.routes.adapters import load_adapter, unload_adapter
 from octavo_engine.server.routes.batched_chats import batched_chats
+from octavo_engine.server.routes.batches import batch, batches, cancel_batch, create_batch
 from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
 from octavo_engine.server.routes.decisions import decisions
@@ -32,6 +34,7 @@ from octavo_engine.server.routes.development import (
     wake_up,
 )
 from octavo_engine.server.routes.embeddings import classify, embeddings, pooling
+from octavo_engine.server.routes.files import delete_file, file, file_content, files, upload_file
 from octavo_engine.server.routes.generative_scoring import generative_scoring
 from octavo_engine.server.routes.invocations import invocations
 from octavo_engine.server.routes.messages import count_tokens, messages
@@ -41,6 +44,7 @@ from octavo_engine.server.routes.scores import rerank, score
 from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.routes.tokenization import detokenize, tokenize, tokenizer_info
 from octavo_engine.server.routes.tokens import abort_requests, generate
+from octavo_engine.server.stored_batches.runs import BATCHES, BatchRuns
 from octavo_engine.server.tracing import ORIGIN, TRACE_HEADERS, Origin
 
 MAX_SHOWN_PATH = 64
@@ -70,6 +74,15 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions/derender", derender_chat),
     ("POST", "/inference/v1/generate", generate),
     ("POST", "/inference/v1/abort_requests", abort_requests),
+    ("POST", "/v1/files", upload_file),
+    ("GET", "/v1/files", files),
+    ("GET", "/v1/files/{file}", file),
+    ("DELETE", "/v1/files/{file}", delete_file),
+    ("GET", "/v1/files/{file}/content", file_content),
+    ("POST", "/v1/batches", create_batch),
+    ("GET", "/v1/batches", batches),
+    ("GET", "/v1/batches/{batch}", batch),
+    ("POST", "/v1/batches/{batch}/cancel", cancel_batch),
     ("POST", "/v1/embeddings", embeddings),
     ("POST", "/pooling", pooling),
     ("POST", "/classify", classify),
@@ -101,8 +114,15 @@ DEVELOPMENT_ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
-def build_app(context: ServerContext) -> web.Application:
-    """The application that serves `context`; `http_server` answers what it raises."""
+# What rows of batches are sent to.
+ROW_ROUTES = (
+    ("GET", "/health", health),
+    *(route for route in ROUTES if route[0] == "POST" and route[1] in BATCH_PATHS),
+)
+
+
+def build_app(context: ServerContext, runs: BatchRuns | None = None) -> web.Application:
+    """The application that serves `context`, and `runs` if batches are; `http_server` answers what it raises."""
     server = context.config.server
     middlewares: list[Middleware] = [_count_load]
     if context.metrics.tracing is not None:
@@ -114,6 +134,8 @@ def build_app(context: ServerContext) -> web.Application:
         middlewares.append(require_key(keys, server.root_path))
     app = web.Application(middlewares=middlewares)
     app[CONTEXT] = context
+    if runs is not None:
+        app[BATCHES] = runs
     api = context.config.api
     routes = [*ROUTES, *(DEVELOPMENT_ROUTES if api.development else ())]
     if context.config.adapters.enabled and context.config.adapters.runtime_updates:

@@ -59,6 +59,8 @@ class ServerContext:
     adapters: ServedAdapters = field(init=False)
     limits: Limits = field(init=False)
     bodies: BodyBudget = field(init=False)
+    runs_rows: bool = False
+    """True of the server that the rows of batches are sent to."""
     draining: bool = False
     """True once the server is not ready any more; requests that arrive are answered, each the last of its connection.
     """

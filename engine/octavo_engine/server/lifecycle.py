@@ -24,12 +24,14 @@ from octavo_engine.config import EngineConfig
 from octavo_engine.core_client.engine_link import EngineLink
 from octavo_engine.core_client.start_watch import StartWatch
 from octavo_engine.errors import EngineDeadError, OctavoError
-from octavo_engine.server.app import build_app
+from octavo_engine.server.app import ROW_ROUTES, build_app
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.http_server import listen
 from octavo_engine.server.listener import url_of
 from octavo_engine.server.serving_tls import ServingTls
 from octavo_engine.server.start import build_context
+from octavo_engine.server.stored_batches.row_server import RowServer
+from octavo_engine.server.stored_batches.runs import BatchRuns
 from octavo_engine.signals import hangup_ends
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,8 @@ class Server:
                 await asyncio.to_thread(context.metrics.tracing.close)
             context.pools.close()
             context.chat_template.close()
+            if context.metrics.batches.folder is not None:
+                context.metrics.batches.folder.close()
             self._client.close()
 
     def _report_stage(self, stage: str, seconds: float) -> None:
@@ -105,8 +109,12 @@ class Server:
             print(line, flush=True)  # noqa: T201
 
     async def _serve(self, context: ServerContext) -> int:
+        folder, runs = context.metrics.batches.folder, None
+        if folder is not None:
+            rows = RowServer(context, ROW_ROUTES)
+            runs = BatchRuns(folder, context.metrics, rows, self._config.scheduler.max_num_seqs)
         runner = web.AppRunner(
-            build_app(context),
+            build_app(context, runs),
             handler_cancellation=True,  # a client that goes away ends its requests
             shutdown_timeout=LAST_WORDS_SECONDS,
         )
@@ -116,6 +124,8 @@ class Server:
             _complain(f"can't listen on port {self._config.server.port}: {os.strerror(error.errno or 0)}")
             await runner.cleanup()
             return 1
+        if runs is not None:
+            await runs.start()
         self._serving = True
         context.metrics.loop.start()
         # The start's objects stay: garbage collections need not scan them again, nor for each large body that is parsed.
@@ -129,6 +139,8 @@ class Server:
         await self._stop.wait()
         if log is not None:
             log.cancel()
+        if runs is not None:
+            await runs.stop()
         code = await self._wind_up(context)
         listening.close()
         await runner.cleanup()

@@ -20,6 +20,7 @@ from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from octavo_engine.config import CacheConfig
 from octavo_engine.messages import EngineOutput, EngineRequest, PoolingRequest, Ready, SchedulerStats
+from octavo_engine.server.batch_series import BatchSeries
 from octavo_engine.server.cache_info import cache_info
 from octavo_engine.server.http_series import HttpSeries
 from octavo_engine.server.loop_watch import LoopWatch
@@ -121,6 +122,7 @@ class Metrics:
         self._decode = Histogram("vllm:request_decode_time_seconds", "Spent in decode.", REQUEST_SECONDS)
         self.loop = LoopWatch()
         self.http = HttpSeries()
+        self.batches = BatchSeries()
         self.tracing: Tracing | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -144,8 +146,10 @@ class Metrics:
 
     def arrived(self, request: EngineRequest | PoolingRequest) -> None:
         sampling = request.sampling if isinstance(request, EngineRequest) else None
-        opened = OpenRequest(request.arrival_time, len(request.prompt_token_ids), sampling=sampling)
-        if self.tracing is not None:
+        opened = OpenRequest(
+            request.arrival_time, len(request.prompt_token_ids), sampling=sampling, in_background=request.background
+        )
+        if self.tracing is not None and not opened.in_background:
             self.tracing.arrived(opened)
         self._open_requests[request.request_id] = opened
 
@@ -155,7 +159,10 @@ class Metrics:
             return
         count = len(output.new_token_ids)
         if count:
-            if opened.num_tokens:
+            if opened.in_background:
+                if not opened.num_tokens:
+                    self._prefilled(opened, output, now)
+            elif opened.num_tokens:
                 gap = (now - opened.last) / count
                 for _ in range(count):
                     self._between.observe(gap)
@@ -183,8 +190,8 @@ class Metrics:
 
     def finished(self, request_id: str, reason: str, now: float) -> None:
         opened = self._open_requests.pop(request_id, None)
-        if opened is None:
-            return
+        if opened is None or opened.in_background:
+            return  # rows of a batch would say nothing of what clients wait for
         self._success.add(1, reason)
         if self.tracing is not None:
             self.tracing.ended(opened, reason, now)
@@ -286,6 +293,7 @@ class Metrics:
         for histogram in self._histograms():
             yield histogram.family(labels)
         yield self.loop.delays.family(labels)
+        yield from self.batches.collect(labels, stats)
         yield from self.http.collect()
         yield from self._removed(stats)
 

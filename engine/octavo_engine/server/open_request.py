@@ -23,5 +23,6 @@ class OpenRequest:
     first: float = 0.0
     last: float = 0.0
     sampling: SamplingParams | None = None  # None: it pools
+    in_background: bool = False
     name: Callable[[], str] | None = None  # its request's, for its span: known once it was submitted
     trace: Any = None  # OpenTelemetry's context of the client's span

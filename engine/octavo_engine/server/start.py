@@ -15,6 +15,7 @@ from octavo_engine.errors import ConfigError, ModelLoadError, RequestError
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.limits import limits_of
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.server.stored_batches.folder import BatchFolder
 from octavo_engine.server.tracing import Tracing
 from octavo_engine.text.answer_format import AnswerFormat
 from octavo_engine.text.byte_tokenizer import byte_tokenizer
@@ -41,9 +42,11 @@ async def build_context(config: EngineConfig, client: EngineLink, on_stage: OnSt
     Raises:
         EngineDeadError: the core could not start; carries its reason.
         ModelLoadError: the tokenizer or the generation config can't be used.
-        ConfigError: `--chat-template` is not valid Jinja.
+        ConfigError: `--chat-template` is not valid Jinja, or `--batch-dir` can't be used.
     """
     metrics = Metrics(config.model.served_model_names[0])
+    if config.batches.folder is not None:
+        metrics.batches.folder = BatchFolder(config.batches)
     if config.server.otlp_traces_endpoint is not None:
         metrics.tracing = Tracing(config.server.otlp_traces_endpoint)
     client.connect(metrics, on_stage)

@@ -58,14 +58,26 @@ async def read_fields(request: web.Request) -> set[str]:
 
 async def _received(request: web.Request, kind: type[RequestBody]) -> bytes:
     context = request.app[CONTEXT]
-    if context.refusing:
-        raise EngineDeadError("the server is shutting down; ask another replica")
+    check_open(context)
     _check_room(context, kind)
     data = await plain_body(request, context.limits, context.pools, request[SHARE])
-    request[COUNTED] = True
-    context.metrics.num_http_requests += 1
+    count(request)
     await context.turns.take()
     return data
+
+
+def check_open(context: ServerContext) -> None:
+    """Raise EngineDeadError once the server could not finish what arrives."""
+    if context.refusing:
+        raise EngineDeadError("the server is shutting down; ask another replica")
+
+
+def count(request: web.Request) -> None:
+    """Count the request as one that is being answered, unless it is a row of a batch: a drain does not wait for these."""
+    context = request.app[CONTEXT]
+    if not context.runs_rows:
+        request[COUNTED] = True
+        context.metrics.num_http_requests += 1
 
 
 def _check_room(context: ServerContext, kind: type[Body]) -> None:

@@ -35,6 +35,13 @@ MAX_LOGPROBS = 2**20  # numbers, of all that a request may generate
 MAX_PATTERN_SIZE = 256  # tokens, of repetition_detection: each takes a comparison with every token that is drawn
 MAX_BEAMS = 64  # of one prompt: `n` with use_beam_search
 
+# Files and batches (`--batch-dir`)
+MAX_STORED_FILES = 10_000
+MAX_STORED_BATCHES = 10_000
+MAX_BATCH_ROWS = 50_000  # of one batch
+MAX_ROW_BYTES = 32 * MIB  # of one line
+MAX_METADATA = 16  # entries, of 64 and 512 characters
+
 # Clients
 HEAD_SECONDS = 60.0  # until a new connection has sent the head of a request
 BODY_GRACE_SECONDS = 30.0  # for a body, and a second more for each

@@ -1,47 +1,47 @@
-"""Sends the rows of a batch to a server, as many at a time as it runs, and writes each answer as it comes."""
+"""Sends the rows of a batch to a server, some at a time, and hands on each answer as it comes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
 
-from octavo_engine.client.batch.rows import Row, answer_line, append
+from octavo_engine.batches.rows import Row
 
 RETRY_SECONDS = 1.0  # where the server says nothing else, until a row that its queue had no room for is sent again
 START_SECONDS = 0.2  # between two looks at whether the server has come up
 
+OnAnswer = Callable[[Row, int, Any], None]
+
 
 class Runner:
-    """One batch. `socket` is the Unix socket that the server listens on; `output` is appended to."""
+    """One batch. `socket` is the Unix socket that the server listens on.
 
-    def __init__(self, socket: str, output: Path, concurrency: int) -> None:
+    `on_answer` gets each row with the status and the body of its answer, once. `slots` are shared by several batches: a
+    row takes one while the server has it.
+    """
+
+    def __init__(self, socket: str, on_answer: OnAnswer, concurrency: int, slots: asyncio.Semaphore) -> None:
         self._socket = socket
-        self._output = output
+        self._on_answer = on_answer
         self._concurrency = concurrency
-        self.num_good = self.num_failed = 0
+        self._slots = slots
 
     async def run(self, rows: Iterator[Row], alive: asyncio.Event) -> None:
         """Wait for the server, then send `rows`. `alive` is cleared when the server has ended.
 
         Raises:
-            ConnectionError: the server has ended.
+            ExceptionGroup: of ConnectionError where the server has ended, and of what `on_answer` and `rows` raise.
         """
         timeout = aiohttp.ClientTimeout(total=None)
         connector = aiohttp.UnixConnector(self._socket, limit=0)
-        file = os.open(self._output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            async with aiohttp.ClientSession("http://batch", connector=connector, timeout=timeout) as session:
-                await self._until_served(session, alive)
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self._concurrency):
-                        group.create_task(self._work(session, rows, file, alive))
-        finally:
-            os.close(file)
+        session = aiohttp.ClientSession("http://batch", connector=connector, timeout=timeout)
+        async with session, asyncio.TaskGroup() as group:
+            await self._until_served(session, alive)
+            for _ in range(self._concurrency):
+                group.create_task(self._work(session, rows, alive))
 
     async def _until_served(self, session: aiohttp.ClientSession, alive: asyncio.Event) -> None:
         while alive.is_set():
@@ -54,22 +54,22 @@ class Runner:
             await asyncio.sleep(START_SECONDS)
         raise ConnectionError("the server has ended")
 
-    async def _work(self, session: aiohttp.ClientSession, rows: Iterator[Row], file: int, alive: asyncio.Event) -> None:
+    async def _work(self, session: aiohttp.ClientSession, rows: Iterator[Row], alive: asyncio.Event) -> None:
         for row in rows:  # shared by all workers
             if row.problem is not None:
                 status, body = 400, {"error": {"message": row.problem, "type": "BadRequestError", "code": 400}}
             else:
-                status, body = await self._answer(session, row, alive)
-            if status < 400:
-                self.num_good += 1
-            else:
-                self.num_failed += 1
-            append(file, answer_line(row, status, body))
+                async with self._slots:
+                    status, body = await self._answer(session, row, alive)
+            self._on_answer(row, status, body)
+            await asyncio.sleep(0)  # rows that are refused take turns with what else the event loop does
 
     async def _answer(self, session: aiohttp.ClientSession, row: Row, alive: asyncio.Event) -> tuple[int, Any]:
         while True:
             try:
                 async with session.post(row.url, json=row.body) as response:
+                    if response.status == 503:  # no answer to the row: another server may have one
+                        raise ConnectionError("the server has ended")
                     if response.status != 429:
                         return response.status, await response.json(content_type=None)
                     wait = float(response.headers.get("Retry-After", RETRY_SECONDS))

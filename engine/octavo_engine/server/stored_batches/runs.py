@@ -1,0 +1,245 @@
+"""Brings batches from status to status, a task for each: its rows are checked, answered in the background, and finished.
+
+What a kill leaves unfinished goes on at the next start: a row is answered once its line is in one of the batch's two
+files, and no row is sent whose line is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+
+from octavo_engine.batches.rows import Row, answer_line, answered, append, read_rows, unanswered_line
+from octavo_engine.batches.runner import OnAnswer, Runner
+from octavo_engine.server.metrics import Metrics
+from octavo_engine.server.stored_batches.folder import BatchFolder, FolderFullError
+from octavo_engine.server.stored_batches.objects import (
+    BatchRecord,
+    BatchStatus,
+    RowProblem,
+    RowProblems,
+    StoredFile,
+)
+from octavo_engine.server.stored_batches.row_server import RowServer
+from octavo_engine.server.stored_batches.validation import validate
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 8  # batches that share the slots for rows; later ones wait for one of them to end
+EXPIRY_SECONDS = 60.0  # between two looks for files whose time is over
+EXPIRED = "this row could not be answered before the completion window ended"
+
+
+class BatchRuns:
+    """The batches of a folder. As many rows as `num_slots` are sent to `server` at a time."""
+
+    def __init__(self, folder: BatchFolder, metrics: Metrics, server: RowServer, num_slots: int) -> None:
+        self.folder = folder
+        self._metrics = metrics
+        self._server = server
+        self._num_slots = num_slots
+        self._slots = asyncio.Semaphore(num_slots)
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._serving = asyncio.Event()
+        self._expiring: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Go on with what is unfinished. Raises OSError where the server of rows can't listen."""
+        await self._server.start()
+        self._serving.set()
+        self._expiring = asyncio.create_task(self._expire())
+        for record in self.folder.unfinished():
+            self._begin(record)
+
+    async def stop(self) -> None:
+        """Leave rows that are not answered to the next start."""
+        self._serving.clear()
+        tasks = [*self._tasks.values(), *([self._expiring] if self._expiring is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._server.stop()
+
+    async def add(self, record: BatchRecord) -> None:
+        """Keep a new batch, and run it. Raises FolderFullError."""
+        await self.folder.keep_batch(record)
+        self._begin(record)
+
+    async def cancel(self, record: BatchRecord) -> None:
+        """End a batch where it is; the answers so far are kept."""
+        record.batch.enter("cancelling")
+        await self.folder.keep_batch(record)
+        task = self._tasks.get(record.batch.id)
+        if task is not None:
+            task.cancel()
+
+    def _begin(self, record: BatchRecord) -> None:
+        if not self._serving.is_set():
+            return  # the next start has it
+        name = record.batch.id
+        task = self._tasks[name] = asyncio.create_task(self._run(record), name=f"batch {name}")
+        task.add_done_callback(lambda _task: self._tasks.pop(name, None))
+
+    async def _run(self, record: BatchRecord) -> None:
+        try:
+            if record.batch.status != "cancelling":
+                await self._advance(record)
+        except asyncio.CancelledError:
+            if record.batch.status != "cancelling" or not self._serving.is_set():
+                raise  # the server ends
+        except Exception as error:  # noqa: BLE001 — whatever it is, the batch ends and says so
+            await self._settle(record, _first(error))
+            return
+        if record.batch.status == "cancelling":
+            await self._finish(record, "cancelled")
+
+    async def _settle(self, record: BatchRecord, error: BaseException) -> None:
+        """End a batch after an error, but for the engine's end: the next start goes on."""
+        if isinstance(error, ConnectionError):
+            return
+        code = "storage_full" if isinstance(error, FolderFullError | OSError) else "internal_error"
+        if code == "internal_error":
+            logger.error("a bug while running %s", record.batch.id, exc_info=error)
+        record.batch.errors = RowProblems([RowProblem(code, str(error))])
+        record.batch.enter("failed")
+        await self._finish(record, "failed")
+
+    async def _advance(self, record: BatchRecord) -> None:
+        """Bring the batch from its status to its end."""
+        batch = record.batch
+        async with self._places:
+            if batch.status == "validating":
+                path = self.folder.path_of(batch.input_file_id)
+                total, problems = await asyncio.to_thread(validate, path, batch.endpoint)
+                if problems:
+                    batch.errors = RowProblems(problems)
+                    batch.enter("failed")
+                    await self.folder.keep_batch(record)
+                    return
+                batch.request_counts.total = total
+                await self._enter(record, "in_progress")
+            if batch.status == "in_progress":
+                answers = await asyncio.to_thread(Answers, self.folder, record, self._metrics)
+                try:
+                    async with asyncio.timeout(batch.expires_at - time.time()):
+                        await self._runner(answers.write).run(answers.left(), self._serving)
+                except TimeoutError:
+                    await answers.expire()
+                    await self._finish(record, "expired")
+                    return
+                finally:
+                    answers.close()
+                await self._enter(record, "finalizing")
+            if batch.status == "finalizing":
+                await self._finish(record, "completed")
+
+    def _runner(self, on_answer: OnAnswer) -> Runner:
+        return Runner(self._server.path, on_answer, self._num_slots, self._slots)
+
+    async def _enter(self, record: BatchRecord, status: BatchStatus) -> None:
+        if record.batch.status != "cancelling":
+            record.batch.enter(status)
+            await self.folder.keep_batch(record)
+
+    async def _finish(self, record: BatchRecord, status: BatchStatus) -> None:
+        """List the files of answers, and enter the last status."""
+        batch, now = record.batch, int(time.time())
+        for file_id, name in ((record.output, "output"), (record.errors, "error")):
+            path = self.folder.path_of(file_id)
+            if not path.exists() or not path.stat().st_size:
+                self.folder.discard(file_id)
+                continue
+            file = StoredFile(
+                id=file_id,
+                bytes=path.stat().st_size,
+                created_at=now,
+                expires_at=now + record.keep_seconds,
+                filename=f"{batch.id}_{name}.jsonl",
+                purpose="batch_output",
+            )
+            await self.folder.keep(file)
+            setattr(batch, f"{name}_file_id", file_id)
+        batch.enter(status)
+        await self.folder.keep_batch(record)
+        logger.info(
+            "%s: %s, %d of %d rows answered, %d refused",
+            *(
+                batch.id,
+                status,
+                batch.request_counts.completed,
+                batch.request_counts.total,
+                batch.request_counts.failed,
+            ),
+        )
+
+    async def _expire(self) -> None:
+        while True:
+            try:
+                self.folder.expire()
+            except OSError as error:
+                logger.warning("files of --batch-dir can't be deleted: %s", error)
+            await asyncio.sleep(EXPIRY_SECONDS)
+
+
+class Answers:
+    """The two files that a batch's answers go to, and the rows that have none yet."""
+
+    def __init__(self, folder: BatchFolder, record: BatchRecord, metrics: Metrics) -> None:
+        """Read what an earlier run has written; a line that it could not finish is cut off."""
+        self._folder = folder
+        self._record = record
+        self._metrics = metrics
+        paths = folder.path_of(record.output), folder.path_of(record.errors)
+        before = sum(path.stat().st_size for path in paths if path.exists())
+        good, bad = (answered(path) for path in paths)
+        folder.used -= before - sum(path.stat().st_size for path in paths if path.exists())
+        self._done = good | bad
+        counts = record.batch.request_counts
+        counts.completed, counts.failed = len(good), len(bad)
+        self._files = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for path in paths]
+
+    def left(self) -> Iterator[Row]:
+        """The rows without an answer, in order."""
+        rows = read_rows(self._folder.path_of(self._record.batch.input_file_id))
+        return (row for row in rows if row.custom_id not in self._done)
+
+    def write(self, row: Row, status: int, body: Any) -> None:
+        """Write a row's answer, to the output or to the errors. Raises FolderFullError, OSError."""
+        self._append(row, answer_line(row, status, body, error_in_body=True), good=status < 400)
+
+    async def expire(self) -> None:
+        """Write an error for each row that has no answer."""
+        for row in self.left():
+            self._append(row, unanswered_line(row, "batch_expired", EXPIRED), good=False, outcome="expired")
+            await asyncio.sleep(0)
+
+    def _append(self, row: Row, line: bytes, *, good: bool, outcome: str = "") -> None:
+        self._folder.take(len(line))
+        append(self._files[not good], line)
+        self._done.add(row.custom_id)
+        counts = self._record.batch.request_counts
+        counts.completed += good
+        counts.failed += not good
+        self._metrics.batches.rows.add(1, outcome or ("answered" if good else "refused"))
+
+    def close(self) -> None:
+        """Close both files."""
+        for file in self._files:
+            os.close(file)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first of the errors that tasks of a group have raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+BATCHES: web.AppKey[BatchRuns] = web.AppKey("batches", BatchRuns)
