@@ -1,6 +1,7 @@
 """The part of a step that sequences in the background have: the rows of batches, which come after all others.
 
-Running sequences are in order, so those in the background are the last ones.
+They give up their places and blocks to any other that waits, and beside others a step computes no more of their tokens
+than it has others. Running sequences are in order, so those in the background are the last ones.
 """
 
 from __future__ import annotations

@@ -4,9 +4,6 @@ Continuous batching as in vLLM v1: there is no prefill or decode phase; every se
 catch up with its known ones within a budget of tokens a step. Running sequences come first, then waiting ones in
 order. When blocks run out, the last sequence in that order is preempted: it waits to be swapped in or recomputed.
 
-Sequences in the background, the rows of batches, come after all others: they give up their places and blocks to any that
-waits, and beside others a step computes no more of their tokens than it has others.
-
 Deterministic: the same calls give the same schedule. Clocks are only read to record when things happened.
 """
 

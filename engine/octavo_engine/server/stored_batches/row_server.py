@@ -5,7 +5,7 @@ Its context shares everything with the online one but the queue, the memory for 
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import shutil
 import socket
 from collections.abc import Iterable, Sequence
@@ -22,6 +22,7 @@ from octavo_engine.messages import EngineRequest, PoolingRequest
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.http_server import listen
 from octavo_engine.server.intake.admission import SHARE
+from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.stored_responses import StoredResponses
 
 LAST_SECONDS = 1.0  # for handlers that end with the server
@@ -74,8 +75,12 @@ class BackgroundLink:
 
 
 def _in_background(context: ServerContext) -> ServerContext:
-    client = cast("EngineLink", BackgroundLink(context.client))
-    return dataclasses.replace(context, client=client, responses=StoredResponses(), runs_rows=True)
+    rows = copy.copy(context)
+    rows.client = cast("EngineLink", BackgroundLink(context.client))
+    rows.bodies = BodyBudget(context.limits.all_body_bytes)
+    rows.responses = StoredResponses()
+    rows.runs_rows = True
+    return rows
 
 
 @web.middleware
