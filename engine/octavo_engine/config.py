@@ -178,6 +178,7 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     scale_out: bool = False  # rendering, derendering and generation from tokens as endpoints of their own
     renders_only: bool = False  # there is no engine, and no stream that a large body could delay
     tokens_only: bool = False  # those from tokens know no texts
+    per_request_metrics: bool = False  # the times of an answer in it
     reasoning_start: str = ""  # a delimiter of reasoning besides the format's own, with `reasoning_end`
     reasoning_end: str = ""  # the text that is forced where its budget is used up
     development: bool = False  # endpoints that stop the engine or change its state

@@ -55,6 +55,13 @@ def add_api_flags(group: argparse._ArgumentGroup) -> None:
         help="say in usage.prompt_tokens_details how many prompt tokens were cached; default: off",
     )
     add(
+        "--enable-per-request-metrics",
+        action=SWITCH,
+        default=False,
+        help="say the times of an answer of one choice in its `metrics`, of a stream in the chunk with the usage; "
+        "default: off",
+    )
+    add(
         "--return-tokens-as-token-ids",
         action=SWITCH,
         default=False,
@@ -112,6 +119,7 @@ def api_config(options: argparse.Namespace) -> ApiConfig:
         tokenizer_info=options.enable_tokenizer_info_endpoint,
         scale_out=options.enable_scale_out or options.tokens_only,
         tokens_only=options.tokens_only,
+        per_request_metrics=options.enable_per_request_metrics,
         reasoning_start=options.reasoning_config.get("reasoning_start_str", ""),
         reasoning_end=options.reasoning_config.get("reasoning_end_str", ""),
         development=options.enable_development_endpoints,

@@ -266,7 +266,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "custom-histogram-buckets",
         "aux-output-config",
         switches="kv-cache-metrics cudagraph-metrics enable-mfu-metrics enable-layerwise-nvtx-tracing enable-trace-replay "
-        "enable-per-request-metrics enable-return-routed-experts return-sampling-mask",
+        "enable-return-routed-experts return-sampling-mask",
     ),
     # The HTTP server
     **_refuse("only HTTP is spoken; leave it out", "grpc-port", switches="grpc"),

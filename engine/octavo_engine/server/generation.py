@@ -17,6 +17,7 @@ from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.server.answer.reading import AnswerReading
 from octavo_engine.server.answer.responses import PromptTokensDetails, ReasoningTokens, Usage
+from octavo_engine.server.answer.times import Clock
 from octavo_engine.server.beams.outputs import BeamOutputs
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.prepare import Prompt
@@ -61,12 +62,14 @@ class Choice:
     finished: bool = False
     prompt_logprobs: list[TokenLogprob | None] | None = None
     begun: bool = False  # whether its first piece was written
+    clock: Clock = field(default_factory=Clock)
 
     def take(self, output: EngineOutput, *, ended_by_token: bool | None = None) -> Piece:
         """The piece that `output` amounts to; a stop string in it finishes the choice.
 
         `ended_by_token`: the last token is the EOS or stop token that ended the sequence; None: it is with reason "stop".
         """
+        self.clock.note(output)
         reason = output.finish_reason
         ended_by_token = reason == "stop" if ended_by_token is None else ended_by_token
         if output.num_cached_tokens:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from octavo_engine.server.answer.times import RequestTimes
+
 
 class PromptTokensDetails(msgspec.Struct):
     """Prompt tokens that came from the prefix cache, and those computed that fill blocks of it."""
@@ -66,6 +68,7 @@ class Completion(msgspec.Struct):
     choices: list[CompletionChoice]
     object: str = "text_completion"
     usage: Usage | None = None
+    metrics: RequestTimes | UnsetType = UNSET
 
 
 class WholeCompletion(Completion):
@@ -161,6 +164,7 @@ class ChatCompletion(msgspec.Struct):
     service_tier: None = None
     system_fingerprint: None = None
     kv_transfer_params: None = None
+    metrics: RequestTimes | UnsetType = UNSET
 
 
 class FunctionDelta(msgspec.Struct):
@@ -210,6 +214,7 @@ class ChatChunk(msgspec.Struct):
     object: str = "chat.completion.chunk"
     usage: Usage | UnsetType | None = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
+    metrics: RequestTimes | UnsetType = UNSET
 
 
 class ErrorBody(msgspec.Struct):

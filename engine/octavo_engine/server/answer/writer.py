@@ -8,6 +8,7 @@ from typing import ClassVar, Generic, ParamSpec, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from octavo_engine.errors import EngineDeadError, RequestError
 from octavo_engine.server.answer.error_responses import error_body, json_response
@@ -15,6 +16,7 @@ from octavo_engine.server.answer.event_stream import EventStream
 from octavo_engine.server.answer.logprobs import LogprobFormat
 from octavo_engine.server.answer.output_log import OutputLog
 from octavo_engine.server.answer.responses import Usage
+from octavo_engine.server.answer.times import RequestTimes
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.generation import Choice, Generation, GenerationError, Piece
 from octavo_engine.server.intake.limits import FEW_LOGPROBS, FEW_TOKENS
@@ -42,6 +44,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         asked = body.return_tokens_as_token_ids
         as_token_ids = api.return_tokens_as_token_ids if asked is None else asked
         self._log = OutputLog(id_) if api.log_outputs else None
+        self._says_times = api.per_request_metrics
         self._force_usage = api.force_include_usage
         self._hide_cached = self.hides_cached and not api.prompt_tokens_details
         self._sampling = next(iter(generation.choices.values())).prompt.sampling[0]
@@ -79,6 +82,12 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         if self._hide_cached:
             usage.prompt_tokens_details = None
         return usage
+
+    def _times(self) -> RequestTimes | UnsetType:
+        """The times of an answer that is one sequence, where the server says them."""
+        if not self._says_times or len(self._generation.choices) > 1:
+            return UNSET
+        return next(iter(self._generation.choices.values())).clock.times()
 
     def _failure(self, error: Exception) -> msgspec.Struct:
         """The event that ends a stream with `error`."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.intake.infilling import infilled_prompts, infilling_ends
 from octavo_engine.server.intake.limits import FEW_TOKENS, MAX_MESSAGES
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody, TokenizeBody
 from octavo_engine.text.detokenizer import decoded_prompt
@@ -34,6 +35,8 @@ async def encode_prompts(
         return [forwarded]
     if isinstance(body, CompletionBody):
         given = body.prompts
+        if body.suffix:
+            return await infilled_prompts(context, body)
         if given and not isinstance(given[0], str):
             for token_ids in given:
                 context.check_token_ids(token_ids, "prompt")
@@ -52,6 +55,8 @@ async def encode_prompts(
 async def prompt_offsets(context: ServerContext, body: CompletionBody | ChatBody) -> list[list[tuple[int, int]] | None]:
     """The places of each prompt's tokens in its text, as far as `truncate` keeps them; None of a prompt of token ids."""
     special = body.add_special_tokens
+    if isinstance(body, CompletionBody) and body.suffix:
+        return [None] * len(body.prompts)
     given = [await render(context, body)] if isinstance(body, ChatBody) else body.prompts
 
     def locate() -> list[list[tuple[int, int]] | None]:
@@ -112,7 +117,8 @@ async def end_tokens(context: ServerContext, body: CompletionBody | ChatBody) ->
     """The tokens that end an answer: the model's own, or those of the request's chat template."""
     template = body.chat_template if isinstance(body, ChatBody) else None
     if template is None:
-        return context.eos_token_ids
+        ends = infilling_ends(context, body) if isinstance(body, CompletionBody) and body.suffix else ()
+        return tuple(dict.fromkeys((*context.eos_token_ids, *ends)))
     return context.ends(
         await context.pools.run("render", turn_ends, context.chat_template, context.tokenizer, template)
     )

@@ -161,6 +161,7 @@ class CompletionBody(SamplingBody):
     logprobs: NumLogprobs = None
     echo: Flag = False
     best_of: Positive | None = None
+    suffix: str | None = None
     add_special_tokens: Flag = True
 
     prompt_field: ClassVar[str] = "prompt"

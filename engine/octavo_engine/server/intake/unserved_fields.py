@@ -15,7 +15,7 @@ UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "functions": (TOOLS, ([],)),
     "function_call": (TOOLS, ("none",)),
     "prompt_embeds": ("prompts are texts or token ids; embeddings are not served yet", ([],)),
-    "suffix": ("text after the completion is not served yet; leave it out", ("",)),
+    "suffix": ("only /v1/completions fills in a text before another; leave it out", ("",)),
     "logits_processors": ("no code from a request is run; leave it out", ([],)),
     "watermarking": ("it is not served yet; leave it out", (False,)),
     "kv_transfer_params": (

@@ -92,6 +92,7 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
         usage = self._usage()
         whole = [self._choice(part) for part in choices]
         result = ChatCompletion(self._id, self._generation.created, self._model, whole, usage)
+        result.metrics = self._times()
         first = next(iter(self._generation.choices.values()))
         if self._body.return_token_ids:
             result.prompt_token_ids = first.prompt.token_ids
@@ -155,7 +156,9 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
             yield self._chat([chunk], usage)
 
     def _last_chunk(self, usage: Usage) -> ChatChunk:
-        return self._chat([], usage)
+        chunk = self._chat([], usage)
+        chunk.metrics = self._times()
+        return chunk
 
     def _chat(self, choices: list[ChatChunkChoice], usage: Usage | None) -> ChatChunk:
         return ChatChunk(self._id, self._generation.created, self._model, choices, usage=usage or UNSET)

@@ -51,7 +51,9 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
         self._tokenizer = context.tokenizer
 
     def _answer(self, choices: list[CompletionChoice]) -> WholeCompletion:
-        return WholeCompletion(self._id, self._generation.created, self._model, choices, usage=self._usage())
+        answer = WholeCompletion(self._id, self._generation.created, self._model, choices, usage=self._usage())
+        answer.metrics = self._times()
+        return answer
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[Completion]:
         choice = self._part(piece)
@@ -61,7 +63,9 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
             yield self._completion([choice], usage)
 
     def _last_chunk(self, usage: Usage) -> Completion:
-        return self._completion([], usage)
+        chunk = self._completion([], usage)
+        chunk.metrics = self._times()
+        return chunk
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
         return Completion(self._id, self._generation.created, self._model, choices, usage=usage)

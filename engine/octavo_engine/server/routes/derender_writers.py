@@ -38,14 +38,14 @@ class DerenderedChat(ChatCompletion, kw_only=True):
 
     prompt_logprobs: list[Any] | None = None
     kv_transfer_params: dict[str, Any] | None = None  # type: ignore[assignment]
-    metrics: Metrics | None = None
+    metrics: Metrics | None = None  # type: ignore[assignment]  # of another server
 
 
 class DerenderedCompletion(WholeCompletion, kw_only=True):
     """An answer of /v1/completions/derender."""
 
     kv_transfer_params: dict[str, Any] | None = None  # type: ignore[assignment]
-    metrics: Metrics | None = None
+    metrics: Metrics | None = None  # type: ignore[assignment]  # of another server
 
 
 class State(msgspec.Struct):

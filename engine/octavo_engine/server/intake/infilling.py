@@ -1,0 +1,57 @@
+"""Completions with a `suffix`: the prompt in the model's format for filling in a text between two others."""
+
+from __future__ import annotations
+
+from octavo_engine.errors import RequestError
+from octavo_engine.server.context import ServerContext
+from octavo_engine.server.intake.protocol import CompletionBody
+from octavo_engine.text.fill_in_middle import MARK, FillInMiddle, filled, find_format
+
+
+def format_for(context: ServerContext, body: CompletionBody) -> FillInMiddle:
+    """The model's format. Raises RequestError if it has none, or the request would cut it."""
+    chosen = find_format(context.tokenizer.token_id)
+    if chosen is None:
+        raise RequestError(
+            "suffix: this model's vocabulary has none of the known markers for text after the completion: leave it out, or "
+            "serve a model of code that fills in, such as Qwen2.5-Coder",
+            "suffix",
+        )
+    if body.truncate_prompt_tokens is not None:
+        raise RequestError(
+            "truncate_prompt_tokens would cut the markers around prompt and suffix: shorten the texts, or leave suffix out",
+            "truncate_prompt_tokens",
+        )
+    return chosen
+
+
+async def infilled_prompts(context: ServerContext, body: CompletionBody) -> list[list[int]]:
+    """The token ids of each prompt with what follows its answer.
+
+    Raises:
+        RequestError: the model has no such format, or a text is too long; names the field.
+    """
+    assert body.suffix
+    chosen = format_for(context, body)
+    texts = [given for given in body.prompts if isinstance(given, str)]
+    for text in texts:
+        context.check_length(text + body.suffix, "suffix")
+    mark = MARK if chosen.bare_suffix else ""
+    asked = [*texts, mark + body.suffix, mark]
+    *prefixes, suffix, marked = await context.encode(asked, "suffix", add_special_tokens=False)
+    (begin,) = await context.encode([""], "suffix", add_special_tokens=body.add_special_tokens)
+    left = iter(prefixes)
+    found = [next(left) if isinstance(given, str) else given for given in body.prompts]
+
+    def token_id(piece: str) -> int:
+        index = context.tokenizer.token_id(piece)
+        assert index is not None, "find_format has looked"
+        return index
+
+    return [filled(chosen, begin, prefix, suffix[len(marked) :], token_id) for prefix in found]
+
+
+def infilling_ends(context: ServerContext, body: CompletionBody) -> tuple[int, ...]:
+    """The tokens that end what is filled in, besides the model's own."""
+    ends = (context.tokenizer.token_id(end) for end in format_for(context, body).ends)
+    return tuple(end for end in ends if end is not None and end < context.vocab_size)
