@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from octavo_engine.weights.safetensors import SafetensorsCheckpoint
+from octavo_engine.config import ModelConfig
+from octavo_engine.weights.model_spec import read_spec
+from octavo_engine.weights.source import resolve
 from octavo_models.adapter_modules import adapted_modules
 from octavo_models.spec import ModelSpec
 
@@ -58,22 +60,17 @@ def random_factors(
     return factors
 
 
-def merged(model: Path, adapter: Path, target: Path, *, scale: float = 2.0) -> Path:
-    """A copy of the model in float32 with the adapter's products added to its weights; those of Conv1D transposed."""
+def merged(model: Path, factors: Mapping[str, tuple[Floats, Floats]], target: Path, *, scale: float = 2.0) -> Path:
+    """A copy of a model in float32 whose weights have the adapter's products, `scale` times; of a Conv1D transposed."""
     shutil.copytree(model, target)
+    config = ModelConfig(model=str(model), served_model_names=("merged",))
+    spec = read_spec(config, resolve(config, lambda *_: None))
     weights = load_file(target / "model.safetensors")
-    checkpoint = SafetensorsCheckpoint([adapter / "adapter_model.safetensors"])
-    tensors = {
-        name: np.frombuffer(checkpoint.read(name), np.float32).reshape(info.shape)
-        for name, info in checkpoint.tensors.items()
-    }
-    checkpoint.close()
-    for name, a in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-        product = scale * tensors[name.replace("lora_A", "lora_B")] @ a
-        stored = next(key for key in weights if key.endswith(f"{module}.weight"))
-        weights[stored] = weights[stored] + (product if weights[stored].shape == product.shape else product.T)
+    for module, parts in adapted_modules(spec).items():
+        if module in factors:
+            a, b = factors[module]
+            source = parts[0].weight.sources[0]
+            product = np.float32(scale) * b @ a
+            weights[source.tensor] = weights[source.tensor] + (product.T if source.transposed else product)
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target

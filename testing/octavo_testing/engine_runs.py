@@ -8,13 +8,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
-from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
+from octavo_engine.config import (
+    AdapterConfig,
+    AdapterModule,
+    CacheConfig,
+    EngineConfig,
+    ExecutorConfig,
+    ModelConfig,
+    ModelFiles,
+    SchedulerConfig,
+)
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors import create_executor
 from octavo_engine.executors.executor import Executor
 from octavo_engine.messages import EngineRequest, TokenLogprob, Vocabulary
 from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.adapter_source import load_adapter
 from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.spec import ModelSpec
@@ -44,8 +56,10 @@ def engine_config(
     *,
     cache: CacheConfig | None = None,
     scheduler: SchedulerConfig | None = None,
+    adapters: Sequence[Path] = (),
+    max_loras: int | None = None,
 ) -> EngineConfig:
-    """A configuration with half a GiB of blocks, unless said otherwise.
+    """A configuration with half a GiB of blocks, unless said otherwise, and adapters 1, 2 … of these folders.
 
     The twin gets one thread: its many small operations gain nothing from a second, and lose much to a busy machine.
     The native executor gets two, but one where pytest's workers share the cores.
@@ -59,14 +73,26 @@ def engine_config(
         executor=ExecutorConfig(
             executor="native" if native else "torch", threads=2 if native and not BESIDE_OTHERS else 1
         ),
+        adapters=AdapterConfig(
+            enabled=bool(adapters),
+            modules=tuple(AdapterModule(name=str(i), path=str(path)) for i, path in enumerate(adapters, 1)),
+            max_loras=max_loras or max(1, len(adapters)),
+            max_cpu_loras=max(1, len(adapters)),
+        ),
     )
 
 
-def request(request_id: str, prompt: Sequence[int], max_tokens: int = 64, **fields) -> EngineRequest:
+def request(
+    request_id: str, prompt: Sequence[int], max_tokens: int = 64, *, adapter_id: int = 0, **fields
+) -> EngineRequest:
     """A greedy request that runs to its last token, unless `fields` of SamplingParams say otherwise."""
     sampling = SamplingParams(max_tokens=max_tokens, **({"temperature": 0.0, "ignore_eos": True} | fields))
     return EngineRequest(
-        request_id=request_id, prompt_token_ids=list(prompt), sampling=sampling, arrival_time=time.time()
+        request_id=request_id,
+        prompt_token_ids=list(prompt),
+        sampling=sampling,
+        arrival_time=time.time(),
+        adapter_id=adapter_id,
     )
 
 
@@ -91,7 +117,9 @@ def running_core(
     """The loaded core of `config`, closed at the end."""
     files = files or resolve(config.model, lambda *_: None)
     spec = spec or read_spec(config.model, files)
-    core = EngineCore(config, create(config, spec, files), spec)
+    core = EngineCore(
+        config, create(config, spec, files), spec, read_adapter=partial(load_adapter, spec, config.adapters)
+    )
     try:
         yield core
     finally:

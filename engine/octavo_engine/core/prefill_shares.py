@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from octavo_engine.core import background
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as List
 
     from octavo_engine.core.request import Sequence
+    from octavo_engine.core.step_pace import StepPace
 
 LEAST_CHUNK = 8  # tokens of a prompt that are worth reading its whole context again, while others have their part
 
@@ -27,3 +29,13 @@ def prefill_share(running: List[Sequence], i: int, first: Sequence | None, budge
     if first is not None and first.in_background <= in_background:
         wanted += len(first.token_ids)
     return max(1, min(budget - len(behind), max(budget - wanted, budget // 2, LEAST_CHUNK)))
+
+
+def fitting(pace: StepPace, seq: Sequence, count: int) -> int:
+    """The number of the next `count` tokens of `seq` that take as long as `count` without log-probabilities."""
+    return max(1, int(count / pace.scored_cost)) if seq.needs_prompt_logprobs else count
+
+
+def cost(pace: StepPace, seq: Sequence, count: int) -> int:
+    """The number of tokens of a step's budget that the next `count` of `seq` take."""
+    return math.ceil(count * pace.scored_cost) if seq.needs_prompt_logprobs else count

@@ -10,7 +10,6 @@ Deterministic: the same calls give the same schedule. Clocks are only read to re
 from __future__ import annotations
 
 import bisect
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from octavo_engine.core import background
 from octavo_engine.core.adapter_turns import AdapterTurns
 from octavo_engine.core.block_manager import BlockManager
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
-from octavo_engine.core.prefill_shares import LEAST_CHUNK, prefill_share
+from octavo_engine.core.prefill_shares import LEAST_CHUNK, cost, fitting, prefill_share
 from octavo_engine.core.rejections import (
     DUPLICATE_ID,
     NOTHING_DRAWN,
@@ -158,7 +157,7 @@ class Scheduler:
                     i += 1
                     continue
                 prefills = True
-                end = min(end, computed + self._fitting(seq, share))
+                end = min(end, computed + fitting(self.pace, seq, share))
             added = unchanged
             if end > seq.capacity:
                 extended = self._extend(seq, end)
@@ -169,7 +168,7 @@ class Scheduler:
                 self._fill(seq, end)
             request_id = seq.request_id
             count = end - computed
-            budget -= self._cost(seq, count)
+            budget -= cost(self.pace, seq, count)
             num_scheduled[request_id] = count
             continued.append(ContinuedRequest(request_id, added, computed))
             part = self._part(seq, count)
@@ -355,14 +354,6 @@ class Scheduler:
             first = None
         return prefill_share(self.requests.running, i, first, budget)
 
-    def _fitting(self, seq: Sequence, count: int) -> int:
-        """The number of the next `count` tokens of `seq` that take as long as `count` without log-probabilities."""
-        return max(1, int(count / self.pace.scored_cost)) if seq.needs_prompt_logprobs else count
-
-    def _cost(self, seq: Sequence, count: int) -> int:
-        """The number of tokens of a step's budget that the next `count` of `seq` take."""
-        return math.ceil(count * self.pace.scored_cost) if seq.needs_prompt_logprobs else count
-
     def _admit(self, budget: int, num_online: int, *, prefills: bool) -> Iterator[Part]:
         """The parts of waiting sequences that start in this step, in order: none overtakes another.
 
@@ -404,7 +395,7 @@ class Scheduler:
                 return
             prefills = prefills or count > 1
             if self._chunked:
-                count = self._fitting(seq, count)
+                count = fitting(self.pace, seq, count)
             if prefix.swapped and self.requests.running and not self.block_manager.may_move(seq):
                 return  # this step swaps as much as it may
             if not self.block_manager.admit(seq, prefix, count):
@@ -426,7 +417,7 @@ class Scheduler:
             self._turns.start(seq)
             found = self.block_manager.blocks_of(seq, 0, prefix.num_tokens)
             self._fill(seq, prefix.num_tokens + count)
-            budget -= self._cost(seq, count)
+            budget -= cost(self.pace, seq, count)
             part = self._part(seq, count)
             part.shared = frozenset(found)
             num_online += not seq.in_background

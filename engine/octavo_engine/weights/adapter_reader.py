@@ -66,7 +66,8 @@ def read_adapter(folder: Path, spec: ModelSpec, adapter_id: int, max_rank: int) 
         for name, module in found.items():
             a = _read(checkpoint, module.factors["A"])
             b = _read(checkpoint, module.factors["B"])
-            b *= np.float32(settings.scale_of(name))
+            with np.errstate(over="ignore"):
+                b *= np.float32(settings.scale_of(name))
             if not np.isfinite(b).all():
                 raise ModelLoadError(f"{path}: {module.factors['B'].name} overflows once it is scaled; train it again")
             parts += [LowRank(part.weight.name, a, _rows(b, part)) for part in modules[name]]
