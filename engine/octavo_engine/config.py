@@ -174,6 +174,7 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     force_include_usage: bool = False  # in every event of a stream
     return_tokens_as_token_ids: bool = False  # in log-probabilities, where a request does not say
     log_outputs: bool = False  # the text of each answer, in the log
+    docs: bool = True  # GET /openapi.json, /docs and /redoc
     tokenizer_info: bool = False  # GET /tokenizer_info
     scale_out: bool = False  # rendering, derendering and generation from tokens as endpoints of their own
     renders_only: bool = False  # there is no engine, and no stream that a large body could delay

@@ -74,6 +74,12 @@ def add_api_flags(group: argparse._ArgumentGroup) -> None:
         help="log the beginning of each answer's text, with --enable-log-requests; default: off",
     )
     add(
+        "--disable-fastapi-docs",
+        action=SWITCH,
+        default=False,
+        help="do not serve /openapi.json, /docs and /redoc, which describe the API; default: off",
+    )
+    add(
         "--enable-tokenizer-info-endpoint",
         action=SWITCH,
         default=False,
@@ -116,6 +122,7 @@ def api_config(options: argparse.Namespace) -> ApiConfig:
         force_include_usage=options.enable_force_include_usage,
         return_tokens_as_token_ids=options.return_tokens_as_token_ids,
         log_outputs=options.enable_log_outputs and options.enable_log_requests,
+        docs=not options.disable_fastapi_docs,
         tokenizer_info=options.enable_tokenizer_info_endpoint,
         scale_out=options.enable_scale_out or options.tokens_only,
         tokens_only=options.tokens_only,

@@ -281,7 +281,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_refuse("CORS answers any method and header, without credentials", "allowed-methods", "allowed-headers"),
     **_refuse("CORS answers without credentials; put a gateway in front", switches="allow-credentials"),
     **_refuse("it is not served yet; leave it out", "logprobs-mode=raw_logprobs"),
-    **_always("this is always on", "enable-request-id-headers disable-fastapi-docs"),
+    **_always("this is always on", "enable-request-id-headers"),
     # Accepted with a line: leaving them out changes no answer
     **_note(
         "which CUDA graphs there are follows from --max-num-seqs, and nothing is compiled; it has no effect",
@@ -352,7 +352,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "it tunes kernels that are not used here; it has no effect",
         switches="enable-flashinfer-autotune enable-flash-late-interaction",
     ),
-    **_note("no documentation is fetched from elsewhere; it has no effect", switches="enable-offline-docs"),
+    **_note("/docs fetches nothing from elsewhere; it has no effect", switches="enable-offline-docs"),
     **_note(
         "which executor runs is chosen by --executor; it has no effect",
         "additional-config",

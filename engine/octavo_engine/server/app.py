@@ -11,11 +11,13 @@ from aiohttp.typedefs import Handler, Middleware
 from octavo_engine.api_keys import ApiKeys
 from octavo_engine.batches.rows import PATHS as BATCH_PATHS
 from octavo_engine.server.answer.delivery import send
+from octavo_engine.server.api_description.document import Description
 from octavo_engine.server.auth import require_key
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
 from octavo_engine.server.http_series import note_response
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
+from octavo_engine.server.routes import description
 from octavo_engine.server.routes.adapters import load_adapter, unload_adapter
 from octavo_engine.server.routes.batched_chats import batched_chats
 from octavo_engine.server.routes.batches import batch, batches, cancel_batch, create_batch
@@ -142,6 +144,10 @@ def build_app(context: ServerContext, runs: BatchRuns | None = None) -> web.Appl
         routes += ADAPTER_ROUTES
     if api.tokenizer_info:
         routes.append(("GET", "/tokenizer_info", tokenizer_info))
+    if api.docs:
+        routes += description.ROUTES
+        described = Description(tuple(routes), root_path=server.root_path, needs_key=bool(keys))
+        app[description.DESCRIPTION] = described.data
     for prefix in dict.fromkeys(("", server.root_path)):
         for method, path, handler in routes:
             app.router.add_route(method, prefix + path, handler)

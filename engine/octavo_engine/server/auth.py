@@ -17,7 +17,7 @@ from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import error_response
 
 KEY: web.RequestKey[int] = web.RequestKey("key", int)  # which of the keys the request has brought
-OPEN_PATHS = ("/health", "/ping", "/version", "/metrics", "/load")
+OPEN_PATHS = ("/health", "/ping", "/version", "/metrics", "/load", "/docs", "/redoc", "/openapi.json")
 
 
 def require_key(keys: ApiKeys, root_path: str) -> Middleware:

@@ -97,11 +97,15 @@ async def health(request: web.Request) -> web.Response:
 
 async def show_version(_request: web.Request) -> web.Response:
     """Octavo's version."""
+    return json_response(Version(own_version()))
+
+
+def own_version() -> str:
+    """The version of the package that is installed here."""
     try:
-        number = version("octavo")
+        return version("octavo")
     except PackageNotFoundError:
-        number = "0+unknown"
-    return json_response(Version(number))
+        return "0+unknown"
 
 
 async def load(request: web.Request) -> web.Response:
