@@ -1,4 +1,4 @@
-"""/openapi.json is valid OpenAPI of all routes there are, and /docs a page of it that needs nothing from elsewhere."""
+"""/openapi.json is valid OpenAPI of all routes there are, and /docs shows it without anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_bodies_match_their_schemas(document):
 
 
 def test_answers_match_their_schemas(served):
-    """Those of a running server, against its own document."""
+    """The answers of a running server are valid by its own document."""
     _, document, _ = served.get("/openapi.json")
     validate(document)
     posted = dict(BODIES.values())
@@ -69,8 +69,8 @@ def test_answers_match_their_schemas(served):
     assert "/pause" not in document["paths"]  # it is not served there
 
 
-def test_the_page_needs_nothing_from_elsewhere(served):
-    """Its script and style are its own, and the browser is told to fetch from this server alone."""
+def test_the_html_needs_nothing_from_elsewhere(served):
+    """Its script and style are its own, and its policy has the browser fetch from this server alone."""
     status, page, headers = served.get("/docs")
     text = page.decode() if isinstance(page, bytes) else page
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")

@@ -1,4 +1,4 @@
-"""/openapi.json, and a page of it at /docs and /redoc."""
+"""/openapi.json, and the same as HTML at /docs and /redoc."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from aiohttp.typedefs import Handler
 
 from octavo_engine.server.context import CONTEXT
 
-DESCRIPTION: web.AppKey[Callable[[], bytes]] = web.AppKey("description", Callable[[], bytes])
+DESCRIPTION: web.AppKey[Callable[[], bytes]] = web.AppKey("description")
 """Makes the document, which takes a moment the first time."""
 
-# The page has its own script and style, and asks nothing but this server.
+# The HTML has its own script and style, and asks nothing but this server.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; form-action 'none'"
 )
@@ -26,10 +26,10 @@ async def openapi(request: web.Request) -> web.Response:
 
 
 async def docs(_request: web.Request) -> web.Response:
-    """Show this API as a page that can send requests."""
-    page = files("octavo_engine.server.api_description").joinpath("page.html").read_bytes()
+    """Show this API as HTML that can send requests."""
+    html = files("octavo_engine.server.api_description").joinpath("docs.html").read_bytes()
     return web.Response(
-        body=page, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": POLICY}
+        body=html, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": POLICY}
     )
 
 
