@@ -9,18 +9,21 @@ import pytest
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 COMPLETION_KEYS = {
-    *("id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"),
-    "kv_transfer_params",
+    *("id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint", "metrics"),
+    *("kv_transfer_params", "ec_transfer_params"),
 }
 COMPLETION_CHOICE_KEYS = {
     *("index", "text", "logprobs", "finish_reason", "stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids"),
+    "routed_experts",
 }
-CHAT_KEYS = {*COMPLETION_KEYS, "prompt_logprobs", "prompt_token_ids"}
-CHAT_CHOICE_KEYS = {"index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids"}
+CHAT_KEYS = {*COMPLETION_KEYS, "prompt_logprobs", "prompt_token_ids", "prompt_text"}
+CHAT_CHOICE_KEYS = {"index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids", "routed_experts"}
 MESSAGE_KEYS = {
     *("role", "content", "refusal", "annotations", "audio", "function_call", "reasoning"),
 }
-USAGE_KEYS = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"}
+USAGE_KEYS = {
+    *("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"),
+}
 
 
 @pytest.mark.slow
@@ -82,6 +85,29 @@ def test_the_chunk_with_the_role_counts_no_token(client, n):
         chunk.usage.total_tokens == chunk.usage.prompt_tokens + count
         for chunk, count in zip(chunks, counts, strict=True)
     )
+
+
+def test_chunks_have_no_keys_that_whole_answers_alone_have(client):
+    """Neither null usage nor the prompt's fields after the first chunk, as in vLLM."""
+    options = {"model": "fake", "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 2}
+    stream = client.completions.create(prompt="hello", **options)
+    *_, end, usage = (chunk.model_dump(exclude_unset=True) for chunk in stream)
+    assert set(end) == {"id", "object", "created", "model", "choices"}
+    assert set(end["choices"][0]) == COMPLETION_CHOICE_KEYS - {"prompt_logprobs", "routed_experts"}
+    assert set(usage["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+    stream = client.chat.completions.create(messages=MESSAGES, **options)
+    first, *_, end, usage = (chunk.model_dump(exclude_unset=True) for chunk in stream)
+    assert (first["prompt_token_ids"], first["prompt_text"]) == (None, None)
+    assert set(end) == {"id", "object", "created", "model", "choices"}
+    assert set(usage["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+
+
+def test_an_echo_with_log_probabilities_has_those_of_the_prompt_in_vllms_form_too(served):
+    """`prompt_logprobs` beside OpenAI's lists, one entry a token."""
+    _, answer, _ = served.post("/v1/completions", {"prompt": "hello", "echo": True, "logprobs": 1, "max_tokens": 1})
+    choice = answer["choices"][0]
+    assert choice["prompt_logprobs"][0] is None
+    assert len(choice["prompt_logprobs"]) == len(choice["logprobs"]["tokens"]) - 1
 
 
 def test_the_message_that_an_answer_had_can_be_sent_back(client):

@@ -63,6 +63,11 @@ def test_an_invocation_is_answered_as_its_fields_say(served):
     assert served.get("/load")[1] == {"server_load": 0}
 
 
+def test_no_source_of_kv_events_is_named(served):
+    """A router that looks for them finds none, rather than an error."""
+    assert served.get("/kv_event_sources")[:2] == (200, {})
+
+
 @pytest.fixture
 def slow(fake_model):
     with Served(fake_model, "--enable-development-endpoints", step_seconds=0.05) as server:

@@ -83,6 +83,23 @@ def test_a_stream_adds_up_to_the_whole_response(tools):
     assert added == ended == [item.id for item in final.response.output]
 
 
+def test_a_response_takes_vllms_sampling_fields_and_shows_what_the_model_has_read_and_written(client):
+    """As tokens and as text with special tokens, where `enable_response_messages` asks for it; streamed too."""
+    extra = {"enable_response_messages": True, "repetition_penalty": 1.5, "ignore_eos": True, **SEED}
+    whole = create(client, max_output_tokens=3, presence_penalty=0.5, extra_body=extra)
+    *_, last = create(client, max_output_tokens=3, stream=True, presence_penalty=0.5, extra_body=extra)
+    for response in (whole, last.response):
+        (given,), (made,) = response.input_messages, response.output_messages
+        assert given["type"] == made["type"] == "raw_message_tokens"
+        assert "weather?" in given["message"]
+        assert (len(given["tokens"]), len(made["tokens"])) == (response.usage.input_tokens, 3)
+    assert (whole.presence_penalty, whole.frequency_penalty) == (0.5, 0.0)
+    plain = create(client, max_output_tokens=3, extra_body=SEED)
+    assert (plain.input_messages, plain.output_messages) == (None, None)
+    choice = {"structured_outputs": {"choice": ["yes"]}, "stop": None, **SEED}
+    assert create(client, max_output_tokens=9, extra_body=choice).output_text == "yes"
+
+
 def test_a_conversation_goes_on_from_a_stored_response(client):
     """The prompt is that of the conversation sent whole, whose instructions are those of the last request alone."""
     first = create(client, input="hello", instructions="a", max_output_tokens=5, extra_body=SEED)

@@ -43,7 +43,15 @@ from octavo_engine.server.routes.messages import count_tokens, messages
 from octavo_engine.server.routes.rendering import render_chat, render_completions, render_messages, render_responses
 from octavo_engine.server.routes.responses import cancel_response, delete_response, get_response, responses
 from octavo_engine.server.routes.scores import rerank, score
-from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
+from octavo_engine.server.routes.server_state import (
+    health,
+    kv_event_sources,
+    load,
+    model,
+    models,
+    show_metrics,
+    show_version,
+)
 from octavo_engine.server.routes.tokenization import detokenize, tokenize, tokenizer_info
 from octavo_engine.server.routes.tokens import abort_requests, generate
 from octavo_engine.server.stored_batches.runs import BATCHES, BatchRuns
@@ -56,6 +64,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/ping", health),
     ("GET", "/version", show_version),
     ("GET", "/load", load),
+    ("GET", "/kv_event_sources", kv_event_sources),
     ("GET", "/metrics", show_metrics),
     ("GET", "/v1/models", models),
     ("GET", "/v1/models/{model:.+}", model),

@@ -136,7 +136,7 @@ def messages_error(status: int, message: str) -> MessagesError:
 def usage_of(usage: Usage) -> MessagesUsage:
     """`usage` as Anthropic counts."""
     details = usage.prompt_tokens_details
-    if details is None:
+    if not details:
         return MessagesUsage(usage.prompt_tokens, usage.completion_tokens)
     read, created = details.cached_tokens, details.created_cache_tokens
     return MessagesUsage(usage.prompt_tokens - read - created, usage.completion_tokens, created, read)

@@ -51,6 +51,14 @@ class ResponsesUsage(msgspec.Struct):
     total_tokens: int
 
 
+class RawMessage(msgspec.Struct):
+    """The prompt, or the answer, as the model has it: tokens, and their text with special tokens."""
+
+    message: str
+    tokens: list[int]
+    type: str = "raw_message_tokens"
+
+
 class Response(msgspec.Struct):
     """A response, with the fields of the request that it repeats."""
 
@@ -71,7 +79,9 @@ class Response(msgspec.Struct):
     tool_choice: Any = "auto"
     tools: list[dict[str, Any]] = []
     max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
     previous_response_id: str | None = None
+    prompt: None = None
     reasoning: dict[str, str | None] = {}
     text: dict[str, Any] = {}
     truncation: str = "disabled"
@@ -79,6 +89,12 @@ class Response(msgspec.Struct):
     store: bool = True
     service_tier: str = "default"
     user: str | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    kv_transfer_params: None = None
+    ec_transfer_params: None = None
+    input_messages: list[RawMessage] | None = None
+    output_messages: list[RawMessage] | None = None
     object: str = "response"
 
 
@@ -106,13 +122,13 @@ class Event(msgspec.Struct, omit_defaults=True):
 def usage_of(usage: Usage) -> ResponsesUsage:
     """`usage` as this API counts."""
     details = usage.prompt_tokens_details
-    cached, created = (0, 0) if details is None else (details.cached_tokens, details.created_cache_tokens)
+    cached, created = (0, 0) if not details else (details.cached_tokens, details.created_cache_tokens)
     reasoning = usage.completion_tokens_details
     return ResponsesUsage(
         usage.prompt_tokens,
         {"cached_tokens": cached, "cache_write_tokens": created},
         usage.completion_tokens,
-        {"reasoning_tokens": 0 if isinstance(reasoning, UnsetType) else reasoning.reasoning_tokens},
+        {"reasoning_tokens": reasoning.reasoning_tokens if reasoning else 0},
         usage.total_tokens,
     )
 

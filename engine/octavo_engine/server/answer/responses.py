@@ -33,8 +33,8 @@ class Usage(msgspec.Struct):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
-    prompt_tokens_details: PromptTokensDetails | None = None
-    completion_tokens_details: ReasoningTokens | UnsetType = UNSET
+    prompt_tokens_details: PromptTokensDetails | UnsetType | None = None
+    completion_tokens_details: ReasoningTokens | UnsetType | None = None
 
 
 class CompletionLogprobs(msgspec.Struct):
@@ -56,7 +56,8 @@ class CompletionChoice(msgspec.Struct):
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
-    prompt_logprobs: list[Raw | None] | None = None
+    prompt_logprobs: list[Raw | None] | UnsetType | None = UNSET
+    routed_experts: UnsetType | None = UNSET
 
 
 class Completion(msgspec.Struct):
@@ -67,8 +68,8 @@ class Completion(msgspec.Struct):
     model: str
     choices: list[CompletionChoice]
     object: str = "text_completion"
-    usage: Usage | None = None
-    metrics: RequestTimes | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    metrics: RequestTimes | UnsetType | None = UNSET
 
 
 class WholeCompletion(Completion):
@@ -77,6 +78,7 @@ class WholeCompletion(Completion):
     service_tier: None = None
     system_fingerprint: None = None
     kv_transfer_params: None = None
+    ec_transfer_params: None = None
 
 
 class TopLogprob(msgspec.Struct):
@@ -148,6 +150,7 @@ class ChatChoice(msgspec.Struct):
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
+    routed_experts: None = None
 
 
 class ChatCompletion(msgspec.Struct):
@@ -164,7 +167,9 @@ class ChatCompletion(msgspec.Struct):
     service_tier: None = None
     system_fingerprint: None = None
     kv_transfer_params: None = None
-    metrics: RequestTimes | UnsetType = UNSET
+    metrics: RequestTimes | UnsetType | None = None
+    ec_transfer_params: None = None
+    prompt_text: None = None
 
 
 class FunctionDelta(msgspec.Struct):
@@ -213,8 +218,9 @@ class ChatChunk(msgspec.Struct):
     choices: list[ChatChunkChoice]
     object: str = "chat.completion.chunk"
     usage: Usage | UnsetType | None = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
-    metrics: RequestTimes | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType | None = UNSET  # in the first one alone, as `prompt_text`
+    prompt_text: UnsetType | None = UNSET
+    metrics: RequestTimes | UnsetType | None = UNSET
 
 
 class ErrorBody(msgspec.Struct):

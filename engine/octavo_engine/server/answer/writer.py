@@ -81,12 +81,15 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         usage = self._generation.usage(num_completed)
         if self._hide_cached:
             usage.prompt_tokens_details = None
+        if self._body.stream:  # chunks have no keys that are null
+            usage.prompt_tokens_details = usage.prompt_tokens_details or UNSET
+            usage.completion_tokens_details = usage.completion_tokens_details or UNSET
         return usage
 
-    def _times(self) -> RequestTimes | UnsetType:
-        """The times of an answer that is one sequence, where the server says them."""
+    def _times(self) -> RequestTimes | UnsetType | None:
+        """The times of an answer that is one sequence, where the server says them; otherwise null, but in chunks."""
         if not self._says_times or len(self._generation.choices) > 1:
-            return UNSET
+            return UNSET if self._body.stream else None
         return next(iter(self._generation.choices.values())).clock.times()
 
     def _failure(self, error: Exception) -> msgspec.Struct:

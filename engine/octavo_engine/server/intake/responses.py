@@ -12,10 +12,44 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from octavo_engine.errors import RequestError
-from octavo_engine.sampling_params import Penalty, Temperature, TopK, TopP
-from octavo_engine.server.intake.protocol import MOST, ChatBody, Flag, NumLogprobs, Objects, Positive, RequestBody
+from octavo_engine.sampling_params import MinP, Penalty, RepetitionPenalty, Temperature, TopK, TopP
+from octavo_engine.server.intake.protocol import (
+    MOST,
+    Biases,
+    ChatBody,
+    Flag,
+    NumLogprobs,
+    Objects,
+    Positive,
+    RequestBody,
+    Texts,
+    TokenIds,
+)
+from octavo_engine.server.intake.structured_outputs import StructuredOutputs
 
 Message = dict[str, Any]
+ALIKE = (  # a chat has them too, by the same names
+    *(
+        "stream",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+    ),
+    *(
+        "seed",
+        "stop",
+        "stop_token_ids",
+        "ignore_eos",
+        "logit_bias",
+        "skip_special_tokens",
+        "include_stop_str_in_output",
+    ),
+    *("structured_outputs", "cache_salt"),
+)
 TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
 
@@ -60,9 +94,20 @@ class ResponsesBody(RequestBody):
     temperature: Annotated[Temperature, Field(allow_inf_nan=False)] | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: Annotated[RepetitionPenalty, Field(allow_inf_nan=False)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: TokenIds | None = None
+    ignore_eos: Flag = False
+    logit_bias: Biases | None = None
+    skip_special_tokens: Flag = True
+    include_stop_str_in_output: Flag = False
+    structured_outputs: StructuredOutputs | None = None
+    enable_response_messages: Flag = False
+    max_tool_calls: Positive | None = None
     top_logprobs: NumLogprobs = None
     include: list[str] | None = None
     tools: Objects | None = None
@@ -103,8 +148,7 @@ def chat_of(body: ResponsesBody, earlier: Sequence[Message]) -> ChatBody:
         "truncate_prompt_tokens": -1 if body.truncation == "auto" else None,
         **_tools(body),
     }
-    alike = ("stream", "temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "seed", "cache_salt")
-    fields |= {name: getattr(body, name) for name in alike}
+    fields |= {name: getattr(body, name) for name in ALIKE}
     return ChatBody(**fields, **({} if body.priority is None else {"priority": body.priority}))
 
 

@@ -175,8 +175,8 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
                 total_tokens=usage.total_tokens - num_more,
             )
         chunk = self._chat([ChatChunkChoice(choice.index, delta, token_ids=UNSET)], usage)
-        if self._body.return_token_ids:
-            chunk.prompt_token_ids = choice.prompt.token_ids
+        chunk.prompt_token_ids = choice.prompt.token_ids if self._body.return_token_ids else None
+        chunk.prompt_text = None
         return chunk
 
     def _chunk(self, piece: Piece) -> ChatChunkChoice | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from aiohttp import web
+from msgspec import UNSET
 
 from octavo_engine.server.answer.responses import (
     Completion,
@@ -68,7 +69,7 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
         return chunk
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
-        return Completion(self._id, self._generation.created, self._model, choices, usage=usage)
+        return Completion(self._id, self._generation.created, self._model, choices, usage=usage or UNSET)
 
     def _part(self, piece: Piece) -> CompletionChoice:
         return CompletionChoice(
@@ -98,8 +99,12 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
         part.logprobs = _joined([self._echoed_logprobs(choice), part.logprobs])
         if self._body.return_token_ids:
             part.prompt_token_ids = choice.prompt.token_ids
-        if self._body.prompt_logprobs is not None and choice.prompt_logprobs is not None:
+        whole = not self._body.stream
+        if choice.prompt_logprobs is not None and (whole or self._body.prompt_logprobs is not None):
             part.prompt_logprobs = self._format.prompt(choice.prompt_logprobs)
+        if whole:
+            part.prompt_logprobs = part.prompt_logprobs or None
+            part.routed_experts = None
         return part
 
     def _logprobs(self, piece: Piece) -> CompletionLogprobs | None:

@@ -20,7 +20,15 @@ from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.answer.chat_parts import shown, whole_message
 from octavo_engine.server.answer.error_responses import json_response, status_and_message
 from octavo_engine.server.answer.reading import answer_reading
-from octavo_engine.server.answer.response_items import Event, ItemStream, Response, Status, numbered, usage_of
+from octavo_engine.server.answer.response_items import (
+    Event,
+    ItemStream,
+    RawMessage,
+    Response,
+    Status,
+    numbered,
+    usage_of,
+)
 from octavo_engine.server.answer.responses import Usage
 from octavo_engine.server.answer.writer import AnswerWriter
 from octavo_engine.server.auth import KEY
@@ -60,7 +68,7 @@ async def responses(request: web.Request) -> web.StreamResponse:
     response = Response(f"resp_{uuid.uuid4().hex}", generation.created, model, "in_progress", **repeated)
     messages = [*earlier, *messages_of(body.input)]
     stored = Stored(response, key, messages, _size(messages))
-    writer = ResponsesWriter(context, chat, generation, stored, use)
+    writer = ResponsesWriter(context, chat, generation, stored, use, raw=body.enable_response_messages)
     chat.messages = []  # the engine has the tokens: free the memory
     request[SHARE].give_back()
     if body.store is not False:
@@ -159,7 +167,10 @@ def _repeated(body: ResponsesBody, chat: ChatBody, sampling: SamplingParams) -> 
         "top_logprobs": body.top_logprobs or 0,
         "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
         "tools": body.tools or [],
-        "max_output_tokens": body.max_output_tokens,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "max_output_tokens": sampling.max_tokens,
+        "max_tool_calls": body.max_tool_calls,
         "previous_response_id": body.previous_response_id,
         "reasoning": reasoning,
         "text": {"format": shown_format, "verbosity": None if body.text is None else body.text.verbosity},
@@ -191,7 +202,14 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
     hides_cached = False
 
     def __init__(
-        self, context: ServerContext, body: ChatBody, generation: Generation, stored: Stored, use: ToolUse
+        self,
+        context: ServerContext,
+        body: ChatBody,
+        generation: Generation,
+        stored: Stored,
+        use: ToolUse,
+        *,
+        raw: bool = False,
     ) -> None:
         super().__init__(context, body, generation, stored.response.id, stored.response.model)
         self._context = context
@@ -200,6 +218,7 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
         self._items = ItemStream()
         self._numbers = itertools.count()
         self._all: list[AnswerEvent] = []
+        self._raw: list[int] | None = [] if raw else None  # the answer's tokens, where the client wants them
 
     def fail(self, error: Exception) -> None:
         """Let the response end with an error."""
@@ -213,7 +232,12 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
             self._end("cancelled")
 
     def _part(self, piece: Piece) -> ResponsePart:
+        self._note_tokens(piece)
         return ResponsePart(self._shown(piece), self._logprobs(piece), piece.finish_reason)
+
+    def _note_tokens(self, piece: Piece) -> None:
+        if self._raw is not None:
+            self._raw += piece.token_ids
 
     def _joined(self, parts: Sequence[ResponsePart]) -> ResponsePart:
         events = [event for part in parts for event in part.events]
@@ -238,6 +262,7 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
         if not piece.choice.begun:
             for kind in ("created", "in_progress"):
                 yield Event(f"response.{kind}", response=response)
+        self._note_tokens(piece)
         events = self._shown(piece)
         self._all += events
         yield from self._items.events(events, self._logprobs(piece) or None)
@@ -263,13 +288,24 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
         response.usage = usage_of(self._generation.usage())
         for name, value in fields.items():
             setattr(response, name, value)
+        raw_size = self._show_tokens(response)
         message = whole_message(self._all)
         said: dict[str, Any] = {"role": "assistant", "content": message.content}
         if message.reasoning is not None:
             said["reasoning"] = message.reasoning
         if message.tool_calls:
             said["tool_calls"] = msgspec.to_builtins(message.tool_calls)
-        self._context.responses.grow(self._stored, said, _size([said]))
+        self._context.responses.grow(self._stored, said, _size([said]) + raw_size)
+
+    def _show_tokens(self, response: Response) -> int:
+        """Add the prompt and the answer as the model has them. Returns the characters that they take, about."""
+        if self._raw is None:
+            return 0
+        (choice,) = self._generation.choices.values()
+        decode = self._context.tokenizer.decode
+        given, made = (RawMessage(decode(tokens), tokens) for tokens in (choice.prompt.token_ids, self._raw))
+        response.input_messages, response.output_messages = [given], [made]
+        return 2 * (len(given.message) + len(made.message))
 
     def _last_chunk(self, usage: Usage) -> msgspec.Struct:
         raise NotImplementedError("the end of a response has its usage")

@@ -54,6 +54,11 @@ class Load(msgspec.Struct):
     server_load: int
 
 
+async def kv_event_sources(request: web.Request) -> web.Response:  # noqa: ARG001 — there are none
+    """Name no source of KV events: none are published, so that a router that asks goes on without."""
+    return web.json_response({})
+
+
 def _card(context: ServerContext, name: str) -> ModelCard:
     return ModelCard(name, context.started, context.config.model.model, context.max_model_len)
 
