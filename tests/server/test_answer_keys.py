@@ -120,7 +120,7 @@ def test_the_message_that_an_answer_had_can_be_sent_back(client):
 
 
 def test_a_chat_takes_the_token_ids_that_a_router_hands_over_in_place_of_its_messages(client):
-    """They are those of the first server; nothing else of `kv_transfer_params` is served, and an empty list is refused."""
+    """The ids are those of the first server; nothing else of `kv_transfer_params` is served, and an empty list is refused."""
     first = client.chat.completions.create(
         model="fake", messages=MESSAGES, max_tokens=2, extra_body={"return_token_ids": True}
     )

@@ -84,10 +84,10 @@ def test_a_stream_adds_up_to_the_whole_response(tools):
 
 
 def test_a_response_takes_vllms_sampling_fields_and_shows_what_the_model_has_read_and_written(client):
-    """As tokens and as text with special tokens, where `enable_response_messages` asks for it; streamed too."""
-    extra = {"enable_response_messages": True, "repetition_penalty": 1.5, "ignore_eos": True, **SEED}
-    whole = create(client, max_output_tokens=3, presence_penalty=0.5, extra_body=extra)
-    *_, last = create(client, max_output_tokens=3, stream=True, presence_penalty=0.5, extra_body=extra)
+    """`enable_response_messages` asks for tokens, and their text with special tokens; in streams too."""
+    extra = {"enable_response_messages": True, "presence_penalty": 0.5, "repetition_penalty": 1.5, "ignore_eos": True}
+    whole = create(client, max_output_tokens=3, extra_body={**extra, **SEED})
+    *_, last = create(client, max_output_tokens=3, stream=True, extra_body={**extra, **SEED})
     for response in (whole, last.response):
         (given,), (made,) = response.input_messages, response.output_messages
         assert given["type"] == made["type"] == "raw_message_tokens"

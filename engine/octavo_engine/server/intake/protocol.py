@@ -67,7 +67,7 @@ class StreamOptions(BaseModel):
 
 
 class KvTransfer(BaseModel):
-    """What a router hands over from another server: the prompt's token ids, which are taken in place of the messages."""
+    """The fields that a router hands over from another server: the prompt's token ids, which are taken in place of the messages."""
 
     model_config = ConfigDict(extra="allow")
 

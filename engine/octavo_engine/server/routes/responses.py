@@ -218,7 +218,7 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
         self._items = ItemStream()
         self._numbers = itertools.count()
         self._all: list[AnswerEvent] = []
-        self._raw: list[int] | None = [] if raw else None  # the answer's tokens, where the client wants them
+        self._raw: list[int] | None = [] if raw else None  # the answer's tokens, where they are asked for
 
     def fail(self, error: Exception) -> None:
         """Let the response end with an error."""
