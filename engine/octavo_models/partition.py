@@ -13,11 +13,9 @@ from typing import overload
 
 from octavo_models.layers import Attention, Experts, Layer, Mlp
 from octavo_models.outline import Model, ModelOutline
-from octavo_models.sharding import BEFORE_THE_LAYERS, KV_ROWS, stage_of
+from octavo_models.sharding import BEFORE_THE_LAYERS, KV_ROWS, OF_EXPERTS, stage_of
 from octavo_models.spec import KVGroup, KVLayout, ModelSpec, Weight, kv_layout_of
 
-OF_EXPERTS = {f"experts_{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias")}
-"""Weights with rows of each expert of a mixture."""
 ADDED_AFTER_THE_SUM = {f"{name}_bias" for name in ("o", "down", "experts_down", "shared_down")}  # by one rank alone
 
 

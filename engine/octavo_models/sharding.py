@@ -14,6 +14,8 @@ from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec, Weight
 
 KV_ROWS = {f"{name}{bias}" for name in ("k", "v", "k_norm") for bias in ("", "_bias")}
 """Weights with rows of KV heads: ranks beyond the number of these hold the same."""
+OF_EXPERTS = {f"experts_{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias")}
+"""Weights with rows of each expert of a mixture."""
 BEFORE_THE_LAYERS = ("positions", "token_types", "embedding_norm", "project_in", "per_layer", "stream_in")
 """Names, or their beginnings, of weights that only the first stage has."""
 
@@ -80,24 +82,34 @@ def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int, *, whole_
     return [size for size in sizes if obstacle(spec, size, pipeline_parallel, whole_experts=whole_experts) is None]
 
 
-def weights_on_gpu(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pipeline_parallel: int) -> int:
+def weights_on_gpu(
+    spec: ModelSpec,
+    dtype: str | None,
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    *,
+    whole_experts: bool = False,
+) -> int:
     """Exact bytes of the weights on the fullest GPU.
 
     `dtype` None is the model's own, which all its tensors are converted to. Blocks of few bits stay packed then, and what
-    can't be packed beside them is bfloat16.
+    can't be packed beside them is bfloat16. `whole_experts` as in `obstacle`.
     """
     by_stage: dict[int, int] = defaultdict(int)
     for weight in spec.weights:
         for stage in _stages(spec, weight, pipeline_parallel):
-            by_stage[stage] += _shard(spec, weight, dtype, tensor_parallel)
+            by_stage[stage] += _shard(spec, weight, dtype, tensor_parallel, whole_experts=whole_experts)
     return max(by_stage.values())
 
 
-def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: int) -> int:
-    parts = tensor_parallel
-    if weight.layer is not None and weight.name.rpartition(".")[2] in KV_ROWS:
+def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: int, *, whole_experts: bool) -> int:
+    parts, last = tensor_parallel, weight.name.rpartition(".")[2]
+    if weight.layer is not None and last in KV_ROWS:
         parts = min(parts, spec.layers[weight.layer].attention.num_kv_heads)
     shape = weight.divided(parts)
+    if whole_experts and last in OF_EXPERTS:
+        held = -(-weight.groups // tensor_parallel)  # on the rank with most
+        shape = (weight.shape[0] // weight.groups * held, *weight.shape[1:])
     if dtype is not None:
         return nbytes(FORMAT_OF_DTYPE[dtype], shape)
     if weight.stays_packed(shape):

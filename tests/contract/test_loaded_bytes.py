@@ -90,6 +90,23 @@ def test_each_of_two_ranks_holds_what_the_plan_says(dummy):
         assert plan.kv_per_sequence == kv_layout(spec, Place.of(rank, 2, 1), 16, "bf16").kept_bytes(LENGTH)
 
 
+def test_each_of_three_ranks_with_whole_experts_holds_no_more_than_the_plan_says(dummy):
+    """The fullest rank holds it exactly; a size that divides no expert is planned as the engine takes it."""
+    config, _, files, spec = dummy
+    args = ["--enable-expert-parallel"]
+    for size in (2, 3):
+        fit = planned(config, accelerator=A100, engine={"tensorParallelSize": size, "args": args}).fit
+        if obstacle(spec, size, 1, whole_experts=True) is not None:
+            assert fit.reason == "CannotBeDivided"
+            continue
+        held = []
+        for rank in range(size):
+            place = Place.of(rank, size, 1, whole_experts=True)
+            weights = read_weights(spec, files, torch.bfloat16, torch.device("cpu"), 0, place)
+            held.append(sum(weight.nbytes for weight in weights.values()))
+        assert fit.budget.weights == max(held)
+
+
 @pytest.mark.parametrize("dtype", ["auto", "float32", "float16", "bfloat16"])
 def test_the_native_executor_holds_blocks_of_few_bits_as_the_plan_says(tmp_path, dtype):
     path = write_mixed_gguf(tmp_path / "mixed.gguf")

@@ -47,6 +47,14 @@ def test_certificates_required_of_clients_are_refused_with_the_remedy():
     )  # the engine says that it serves none
 
 
+@pytest.mark.parametrize("args", [["--config", "/etc/flags.yaml"], ["--config=/etc/flags.yaml"]])
+def test_a_file_of_flags_is_refused_since_the_plan_does_not_see_it(args):
+    """The certificate could stand in it, and probes would ask in plain HTTP."""
+    for runtime in ("octavo", "vllm"):
+        refusal = planned(None, engine={"runtime": runtime, "args": args}).refusal
+        assert (refusal.reason, "remove --config" in refusal.remedy) == ("ArgumentsInFile", True)
+
+
 @pytest.mark.parametrize("args", [[], FILES])
 def test_probes_service_and_monitor_follow(args):
     """A plain service's objects stay as they were, so that an upgrade changes no pod."""

@@ -46,6 +46,7 @@ class SpecReason(Reason):
     KV_CACHE_DTYPE = "KvCacheDtypeNotSupported", "The runtime has no KV cache of that type.", "Remove `engine.kvCacheDtype`, or change the runtime."
     QUANTIZATION = "QuantizationNotSupported", "The runtime does not take that quantization.", "Remove `engine.quantization` and name a plain or GGUF model, or change the runtime."
     ARGUMENT = "ArgumentReserved", "`engine.args` sets a flag that a field stands for.", "Remove it, and set the field that the message names."
+    ARGUMENT_FILE = "ArgumentsInFile", "`engine.args` names a file of flags, which the plan can't see.", "Write its flags into `engine.args`, or set the fields that stand for them."
     CLIENT_CERTIFICATES = "ClientCertificatesRequired", "`engine.args` has the engine require a certificate of every client, and probes bring none.", "Set `--ssl-cert-reqs 1`."
     CHAT_TEMPLATE = "ChatTemplateNotSupported", "The runtime has no built-in chat templates.", "Set `model.chatTemplate.configMapName` and `key`, or change the runtime."
     SWAP_SPACE = "SwapSpaceNotSupported", "The runtime has no swap space on this hardware.", "Remove `engine.swapSpace`."

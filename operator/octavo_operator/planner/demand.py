@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from octavo_models import ModelSpec
-from octavo_models.layers import Experts
+from octavo_models.layers import Experts, Layer
 from octavo_models.panels import VALUE_MULTIPLE, weights_in_panels
 from octavo_models.partition import Place, kv_layout
-from octavo_models.sharding import weights_on_gpu
+from octavo_models.sharding import possible_sizes, weights_on_gpu
 from octavo_models.spec import FORMAT_OF_DTYPE, KVLayout
 from octavo_operator.api.engine import Engine
+from octavo_operator.planner.given_flags import shares_out_experts
 from octavo_operator.planner.plan import GpuBudget, Limits
 from octavo_operator.planner.request_memory import request_bytes
 from octavo_operator.planner.sizes import MIB, round_up
@@ -54,6 +55,12 @@ class Demand:
             return 0
         return ERROR if self._ranks(self.engine.tensor_parallel_size) == 1 else ERROR_OF_SEVERAL
 
+    def sizes(self, most: int) -> list[int]:
+        """Tensor-parallel sizes up to `most` that divide the model."""
+        engine = self.engine
+        whole = shares_out_experts(engine)
+        return possible_sizes(self.spec, engine.pipeline_parallel_size, most, whole_experts=whole)
+
     def weights(self, tensor_parallel: int) -> int:
         engine, dtype = self.engine, None if self.engine.dtype == "auto" else self.engine.dtype
         plain = self.spec.quantization is None
@@ -62,9 +69,11 @@ class Demand:
             dtype = "bfloat16"
         if not self.on_gpu:
             return weights_in_panels(self.spec, dtype) if self._is_native else self.spec.weight_bytes(dtype)
-        whole = weights_on_gpu(self.spec, dtype, tensor_parallel, engine.pipeline_parallel_size)
+        stages, whole_experts = engine.pipeline_parallel_size, shares_out_experts(engine)
+        whole = weights_on_gpu(self.spec, dtype, tensor_parallel, stages, whole_experts=whole_experts)
         if engine.quantization in runtime_of(engine).quantizes_on_load and plain:
-            matrices = weights_on_gpu(_matrices(self.spec), "bfloat16", tensor_parallel, engine.pipeline_parallel_size)
+            of_layers = _matrices(self.spec)
+            matrices = weights_on_gpu(of_layers, "bfloat16", tensor_parallel, stages, whole_experts=whole_experts)
             whole -= matrices // 2
         return whole + self._vision()
 
@@ -158,7 +167,8 @@ class Demand:
         """
         spec, limits = self.spec, self.limits
         rows = min(limits.max_num_batched_tokens, self.max_model_len * limits.max_num_seqs)
-        widest = max(_width(spec, i, tensor_parallel) for i in range(len(spec.layers)))
+        whole_experts = shares_out_experts(self.engine)
+        widest = max(_width(layer, tensor_parallel, whole_experts=whole_experts) for layer in spec.layers)
         element = 4 if not self.on_gpu or self.engine.dtype == "float32" else 2
         layer = rows * (4 * spec.hidden_size + widest + _beside_the_layers(spec)) * element
         if spec.pooling is not None:
@@ -206,16 +216,17 @@ def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:
     return round_up(max(least, min(max(SEQUENCES_ON_CPU * one + once, LEAST_KV_ON_CPU), MOST_KV_ON_CPU)), MIB)
 
 
-def _width(spec: ModelSpec, index: int, tensor_parallel: int) -> int:
+def _width(layer: Layer, tensor_parallel: int, *, whole_experts: bool) -> int:
     """Elements a row that one layer holds at its widest, in attention or in the MLP: they do not live at once."""
-    layer = spec.layers[index]
     mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
     attention = layer.attention
     in_attention = attention.q_size + attention.k_size + attention.v_size + attention.o_size
     if attention.latent is not None:  # queries that have taken in keys, and their results
         latent = attention.latent
         in_attention += (latent.q_rank or 0) + attention.num_heads * (latent.width + latent.rank)
-    return max(in_attention, mlp.intermediate_size * (3 if mlp.gated else 2)) // tensor_parallel
+    in_mlp = mlp.intermediate_size * (3 if mlp.gated else 2)
+    uncut = whole_experts and isinstance(layer.mlp, Experts)
+    return max(in_attention // tensor_parallel, in_mlp if uncut else in_mlp // tensor_parallel)
 
 
 def _beside_the_layers(spec: ModelSpec) -> int:

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from octavo_models import ModelSpec
 from octavo_models.features import Executor, features_of, unsupported
-from octavo_operator.api.flags import canonical
 from octavo_operator.api.observed import Observed
 from octavo_operator.api.reasons import FitReason
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.engine_flags import parsed_version
+from octavo_operator.planner.given_flags import values
 from octavo_operator.planner.images import Reference, image_of, variant_of
 from octavo_operator.planner.plan import Fit, Hardware
 from octavo_operator.runtimes import RUNTIMES, runtime_of
@@ -46,7 +46,7 @@ def judged(fit: Fit, service: LLMService, observed: Observed, hardware: Hardware
 
 def _by_transformers(service: LLMService, observed: Observed, executors: Sequence[Executor]) -> bool:
     """True if the engine leaves the model to transformers (octavo_engine.engine.loader)."""
-    implementation = _value_of("--model-impl", service.spec.engine.args) or "auto"
+    implementation = values(service.spec.engine.args).get("--model-impl") or "auto"
     if implementation != "auto":
         return implementation == "transformers"
     if observed.model is None:
@@ -106,22 +106,12 @@ def _executors(service: LLMService, hardware: Hardware, settings: Settings) -> t
     usual = runtime_of(service.spec.engine).executors.get(hardware.vendor, ())
     if not usual:
         return ()
-    match _value_of("--executor", service.spec.engine.args):
+    match values(service.spec.engine.args).get("--executor"):
         case "native":
             return ("native",)
         case "torch":
             return ("torch",)
     return (*usual, "torch") if settings.torch_on_cpu and "torch" not in usual else usual
-
-
-def _value_of(flag: str, args: Sequence[str]) -> str | None:
-    """The value that counts: the last one."""
-    found = None
-    for index, word in enumerate(args):
-        if canonical(word) == flag:
-            _, equals, value = word.partition("=")
-            found = value if equals else next(iter(args[index + 1 :]), None)
-    return found
 
 
 def _is_own_version(service: LLMService, hardware: Hardware, settings: Settings) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from octavo_models.sharding import obstacle, possible_sizes
+from octavo_models.sharding import obstacle
 from octavo_operator.api.engine import Engine
 from octavo_operator.api.observed import Capability, Gpu
 from octavo_operator.api.reasons import FitReason
 from octavo_operator.planner.demand import CONTEXT_ON_GPU, Demand
+from octavo_operator.planner.given_flags import shares_out_experts
 from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_shared, is_slice, of_product
 from octavo_operator.planner.plan import Fit, GpuBudget, Hardware
 from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
@@ -42,7 +43,8 @@ def fit_on_gpus(
     if old and (found.named or not young):
         return _too_old(old, needed, demand, engine, remove=bool(young or found.unknown) and found.named)
     if demand is not None:
-        hindrance = obstacle(demand.spec, engine.tensor_parallel_size, engine.pipeline_parallel_size)
+        sizes = engine.tensor_parallel_size, engine.pipeline_parallel_size
+        hindrance = obstacle(demand.spec, *sizes, whole_experts=shares_out_experts(engine))
         if hindrance is not None:
             return Fit("False", FitReason.CANNOT_BE_DIVIDED, hindrance, _dividing(demand, engine, young))
     if demand is None and model_bytes is None:
@@ -235,7 +237,7 @@ def _gpu_unknown(demand: Demand | None, size: int | None, engine: Engine, found:
 
 
 def _dividing(demand: Demand, engine: Engine, gpus: Iterable[Gpu]) -> str:
-    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, MOST_GPUS)
+    sizes = demand.sizes(MOST_GPUS)
     memories = [gpu.memory for gpu in gpus if gpu.memory is not None]
     if memories:
         sizes = [s for s in sizes if demand.needed(s) <= min(memories) * engine.gpu_memory_utilization] or sizes
@@ -245,7 +247,7 @@ def _dividing(demand: Demand, engine: Engine, gpus: Iterable[Gpu]) -> str:
 
 def _remedy(demand: Demand, engine: Engine, budget: GpuBudget, *, whole: bool) -> str:
     usable, remedies = budget.usable, []
-    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, MOST_GPUS if whole else 1)
+    sizes = demand.sizes(MOST_GPUS if whole else 1)
     more = next((s for s in sizes if s > engine.tensor_parallel_size and demand.needed(s) <= usable), None)
     if shorter := longest(demand, budget, engine.tensor_parallel_size):
         remedies.append(f"engine.maxModelLen: {shorter}")

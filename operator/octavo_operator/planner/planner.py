@@ -17,6 +17,7 @@ from octavo_operator.planner import (
     arguments,
     engine_flags,
     features,
+    given_flags,
     gpus,
     hardware,
     images,
@@ -207,7 +208,7 @@ def _verdict(
     refused = RUNTIMES[engine.runtime].refusal(engine, observed.model, on_gpu=bool(place.gpus))
     template = service.spec.model.chat_template
     refused = refused or RUNTIMES[engine.runtime].template_refusal(None if template is None else template.name)
-    refused = refused or tls.refusal(engine) or images.refusal(engine, place, settings)
+    refused = refused or given_flags.refusal(engine) or tls.refusal(engine) or images.refusal(engine, place, settings)
     if refused is not None:
         return fit, refused
     if observed.model is not None and (limits.max_model_len or 0) > observed.model.max_position:

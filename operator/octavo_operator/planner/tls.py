@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from octavo_operator.api.engine import Engine
-from octavo_operator.api.flags import canonical
 from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
+from octavo_operator.planner.given_flags import values
 from octavo_operator.planner.plan import Tls
 from octavo_operator.runtimes import runtime_of
 
@@ -17,14 +15,14 @@ REQUIRED = "2"  # ssl.CERT_REQUIRED
 
 def tls_of(engine: Engine) -> Tls | None:
     """The files that it serves HTTPS with; None where it serves plain HTTP."""
-    given = _values(engine)
+    given = values(engine.args)
     certificate = given.get(CERTIFICATE)
     return None if certificate is None or not runtime_of(engine).serves_tls else Tls(certificate, given.get(KEY))
 
 
 def refusal(engine: Engine) -> Refusal | None:
     """A port that requires clients' certificates is closed to the kubelet, which has none."""
-    if tls_of(engine) is None or _values(engine).get(CLIENTS) != REQUIRED:
+    if tls_of(engine) is None or values(engine.args).get(CLIENTS) != REQUIRED:
         return None
     return Refusal(
         SpecReason.CLIENT_CERTIFICATES,
@@ -32,13 +30,3 @@ def refusal(engine: Engine) -> Refusal | None:
         "bring no certificate",
         f"set {CLIENTS} 1, and restrict clients by auth.apiKeys or networkPolicy",
     )
-
-
-def _values(engine: Engine) -> dict[str, str]:
-    """Flags with their values, the last of each, as argparse takes them."""
-    values = {}
-    for word, following in pairwise([*engine.args, ""]):
-        if word.startswith("--"):
-            _, equals, value = word.partition("=")
-            values[canonical(word)] = value if equals else following
-    return values

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from octavo_models.sharding import possible_sizes
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.demand import Demand
@@ -127,7 +126,7 @@ def _gpus(case: CheckInput) -> Iterator[str]:
     engine, demand, budget = case.service.spec.engine, case.demand, case.fit.budget
     if demand is None or budget is None or case.fit.state != "True" or engine.tensor_parallel_size == 1:
         return
-    for size in possible_sizes(demand.spec, engine.pipeline_parallel_size, engine.tensor_parallel_size - 1):
+    for size in demand.sizes(engine.tensor_parallel_size - 1):
         smaller = demand.budget(budget.capacity, engine.gpu_memory_utilization, size, budget.product)
         if smaller.sequences >= max(8, engine.min_concurrency):
             yield (

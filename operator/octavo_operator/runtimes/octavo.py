@@ -71,6 +71,7 @@ RUNTIME = Runtime(
     serves_vision=False,
     tokens_on_gpu=True,
     bounds_requests=True,
+    reads_flags_of_file=True,
     serves_tls=True,
     watches_start=True,
     graph_bytes=300 * MIB,

@@ -132,6 +132,8 @@ class Runtime:
     """Memory of a process on a CPU, before the model."""
     quantizes_on_load: frozenset[str] = frozenset()
     """Methods of `engine.quantization` that halve the matrices of a plain checkpoint."""
+    reads_flags_of_file: bool = False
+    """Takes flags of a file (`--config`)."""
     serves_tls: bool = False
     """Serves HTTPS by vLLM's flags (`--ssl-certfile`, `--ssl-keyfile`)."""
     flags_since: Mapping[str, Version] = field(default_factory=dict)

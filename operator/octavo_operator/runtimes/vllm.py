@@ -57,6 +57,7 @@ RUNTIME = Runtime(
     serves_vision=True,
     tokens_on_gpu=False,
     bounds_requests=False,
+    reads_flags_of_file=True,
     serves_tls=True,
     watches_start=False,
     graph_bytes=0,
