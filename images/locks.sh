@@ -13,7 +13,7 @@ lock() {
         --custom-compile-command "make locks" "$@" -o "images/$target.lock"
 }
 
-lock engine-cpu pyproject.toml --extra engine "$@"
-lock engine-cuda pyproject.toml --extra cuda "$@"
+lock engine-cpu pyproject.toml --extra engine --extra otel "$@"
+lock engine-cuda pyproject.toml --extra cuda --extra otel "$@"
 lock operator pyproject.toml --extra operator "$@"
 lock build images/build.in "$@"

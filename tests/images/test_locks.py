@@ -15,8 +15,8 @@ IMAGES = ROOT / "images"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
-    "engine-cpu.lock": [*PROJECT["project"]["dependencies"], *EXTRAS["engine"]],
-    "engine-cuda.lock": [*PROJECT["project"]["dependencies"], *EXTRAS["engine"], *EXTRAS["cuda"]],
+    "engine-cpu.lock": [*PROJECT["project"]["dependencies"], *EXTRAS["engine"], *EXTRAS["otel"]],
+    "engine-cuda.lock": [*PROJECT["project"]["dependencies"], *EXTRAS["engine"], *EXTRAS["cuda"], *EXTRAS["otel"]],
     "operator.lock": [*PROJECT["project"]["dependencies"], *EXTRAS["operator"]],
     "build.lock": [*PROJECT["build-system"]["requires"], *(IMAGES / "build.in").read_text().splitlines()[1:]],
 }

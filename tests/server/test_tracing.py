@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import pytest
 from octavo_testing.served import Served
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from octavo_engine.cli import flag_values
@@ -103,6 +112,35 @@ def test_each_line_of_the_log_is_an_object(run):
     named = [entry for entry in entries if "mine" in entry.get("request_id", "")]
     assert len(named) == 2  # what came in, and what was answered
     assert sum("in-the-body" in entry.get("request_id", "") for entry in entries) == 2
+
+
+class GrpcReceiver(TraceServiceServicer):
+    """An OTLP receiver over gRPC, on loopback."""
+
+    def __init__(self):
+        self.spans = []
+        self.server = grpc.server(ThreadPoolExecutor(1))
+        add_TraceServiceServicer_to_server(self, self.server)
+        self.url = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.server.start()
+
+    def Export(self, request, _context):  # noqa: N802 — the name in the protocol
+        self.spans += [span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans]
+        return ExportTraceServiceResponse()
+
+
+def test_spans_are_sent_by_grpc_unless_a_variable_says_otherwise(fake_model):
+    """Each choice has a span, which says how many there are; the last ones are sent as the server ends."""
+    receiver = GrpcReceiver()
+    with Served(fake_model, "--otlp-traces-endpoint", receiver.url, env={"OTEL_BSP_SCHEDULE_DELAY": LATER}) as server:
+        body = {"prompt": "hello", "max_tokens": 4, "n": 3, "seed": 1}
+        assert server.post("/v1/completions", body)[0] == 200
+        assert server.post("/v1/completions", body | {"n": 1})[0] == 200
+        server.signal()
+        assert server.wait() == 0
+    receiver.server.stop(None).wait()
+    assert [plain(span.attributes)["gen_ai.request.n"] for span in receiver.spans] == [3, 3, 3, 1]
+    assert {span.name for span in receiver.spans} == {"llm_request"}
 
 
 def test_the_protocol_is_vllms(monkeypatch):

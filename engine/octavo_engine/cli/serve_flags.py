@@ -372,7 +372,7 @@ def _server(group: argparse._ArgumentGroup) -> None:
         type=traces_endpoint,
         metavar="URL",
         help="send an OpenTelemetry span of each request there, by gRPC, or by HTTP with "
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf; needs octavo[otel]; default: none",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf; needs octavo[otel], which the images have; default: none",
     )
     add("--disable-log-stats", action=SWITCH, default=False, help="no line of statistics in the log; default: off")
     add("--config", metavar="FILE", help="YAML file of flags; those of the command line win over it")

@@ -22,6 +22,7 @@ from octavo_engine.server.beams.outputs import BeamOutputs
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.prepare import Prompt
 from octavo_engine.server.intake.protocol import ChatBody, SamplingBody
+from octavo_engine.server.tracing import note_choices
 from octavo_engine.text.answer_events import AnswerEvent, ContentText, joined
 from octavo_engine.text.answer_parser import AnswerParser
 from octavo_engine.text.stop_strings import StopStrings
@@ -293,6 +294,7 @@ def start(
         for (request_id, choice), params in zip(choices.items(), sampling, strict=True)
     ]
     context.metrics.num_choices.observe(len(prompts[0].sampling))
+    note_choices(len(prompts[0].sampling))
     context.metrics.max_tokens.observe(prompts[0].sampling[0].max_tokens)
     stream: Outputs
     if body.use_beam_search:

@@ -24,5 +24,6 @@ class OpenRequest:
     last: float = 0.0
     sampling: SamplingParams | None = None  # None: it pools
     in_background: bool = False
+    num_choices: int = 1  # of its prompt
     name: Callable[[], str] | None = None  # its request's, for its span: known once it was submitted
     trace: Any = None  # OpenTelemetry's context of the client's span

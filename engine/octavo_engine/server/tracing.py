@@ -21,16 +21,24 @@ HTTP = "http/protobuf"
 LAST_SECONDS = 2.0  # for the spans that are left when the server ends
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
-    """The HTTP request that starts sequences: its trace headers (W3C), and its name once that is known."""
+    """The HTTP request that starts sequences: its trace headers (W3C), its name once that is known, and its choices."""
 
     headers: Mapping[str, str]
     name: Callable[[], str]
+    num_choices: int = 1  # of each prompt
 
 
 ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
 """The one that this task answers."""
+
+
+def note_choices(count: int) -> None:
+    """Note the choices of each prompt of the request that this task answers, before its sequences are sent."""
+    origin = ORIGIN.get()
+    if origin is not None:
+        origin.num_choices = count
 
 
 class Tracing:
@@ -55,6 +63,7 @@ class Tracing:
         origin = ORIGIN.get()
         if origin is not None:
             opened.name, opened.trace = origin.name, self._propagator.extract(origin.headers)
+            opened.num_choices = origin.num_choices
 
     def ended(self, opened: OpenRequest, reason: str, now: float) -> None:
         """Send the span of a sequence that ended at `now`, of `time.monotonic()`."""
@@ -84,6 +93,7 @@ def _attributes(opened: OpenRequest, reason: str, now: float) -> dict[str, Any]:
             "gen_ai.request.temperature": opened.sampling.temperature,
             "gen_ai.request.top_p": opened.sampling.top_p,
             "gen_ai.request.max_tokens": opened.sampling.max_tokens,
+            "gen_ai.request.n": opened.num_choices,
         }
     if opened.first:
         found |= {
