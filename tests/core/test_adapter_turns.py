@@ -156,7 +156,7 @@ def test_what_runs_in_the_background_gives_the_place_of_its_adapter_up():
 
 
 def test_the_background_runs_beside_requests_that_wait_for_their_adapter():
-    """They can't use its part of the step."""
+    """A request that waits for its adapter leaves its part of the step to a batch's row."""
     executor = FakeExecutor()
     core = core_with(executor, max_loras=1)
     core.add(request("a", 1, max_tokens=30))

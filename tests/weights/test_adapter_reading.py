@@ -223,7 +223,7 @@ def test_the_elements_of_an_adapter_follow_from_the_weights(spec):
 
 
 def test_experts_and_latent_attention_are_not_adapted(tmp_path):
-    """They are named in the refusal, while what is beside them can be adapted."""
+    """The refusal names them; what is beside them can be adapted."""
     assert not any("self_attn" in module for module in adapted_modules(spec_of("deepseek v3")))
     mixture = spec_of("mixtral")
     assert all("self_attn" in module for module in adapted_modules(mixture))

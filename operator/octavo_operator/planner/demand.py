@@ -15,6 +15,7 @@ from octavo_models.partition import Place, kv_layout
 from octavo_models.sharding import possible_sizes, weights_on_gpu
 from octavo_models.spec import FORMAT_OF_DTYPE, KVLayout
 from octavo_operator.api.engine import Engine
+from octavo_operator.planner.adapters import adapter_bytes
 from octavo_operator.planner.given_flags import shares_out_experts
 from octavo_operator.planner.plan import GpuBudget, Limits
 from octavo_operator.planner.request_memory import request_bytes
@@ -87,8 +88,9 @@ class Demand:
         return max(layout.once_bytes(self.max_model_len, chunk) for layout in self._kv_layouts(tensor_parallel))
 
     def overhead(self, tensor_parallel: int) -> int:
-        """Context, tables, and the activations of one full step."""
-        return self._context(tensor_parallel) + self._tables() + self._activations(tensor_parallel)
+        """Context, tables, adapters, and the activations of one full step."""
+        passing = self._context(tensor_parallel) + self._tables() + self._activations(tensor_parallel)
+        return passing + adapter_bytes(self.spec, self.engine, self._element, on_gpu=self.on_gpu)
 
     def budget(
         self, capacity: int, utilization: float, tensor_parallel: int, product: str | None, shares: int = 1
@@ -139,6 +141,11 @@ class Demand:
         return [
             kv_layout(self.spec, place, self.engine.block_size, self.limits.kv_format, multiple) for place in places
         ]
+
+    @property
+    def _element(self) -> int:
+        """Bytes of an element of what the model multiplies with, as of its KV cache unless that is narrower."""
+        return 4 if self.limits.kv_format == "f32" else 2
 
     def _ranks(self, tensor_parallel: int) -> int:
         return tensor_parallel * self.engine.pipeline_parallel_size
