@@ -186,6 +186,7 @@ def comment_above(line: int, lines: list[str]) -> str:
 
 def metrics_page() -> str:
     operator, engine = OperatorMetrics(), EngineMetrics("")
+    engine.max_adapters = 1
     lines = [
         NOTE,
         "# Metrics and alerts\n",

@@ -15,6 +15,7 @@ from octavo_operator.api.flags import canonical
 
 ENABLE, MODULES, RUN_TIME = "--enable-lora", "--lora-modules", "--enable-runtime-lora-updates"
 AT_ONCE, KEPT, RANK = "--max-loras", "--max-cpu-loras", "--max-lora-rank"
+VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 KEPT_AT_RUN_TIME = 8  # octavo_engine.cli.adapter_flags
 DEFAULT_RANK = 16
 
@@ -22,10 +23,13 @@ DEFAULT_RANK = 16
 def adapter_bytes(spec: ModelSpec, engine: Engine, element: int, *, on_gpu: bool) -> int:
     """Bytes of all adapters on a GPU, or in a CPU's memory, with elements of so many bytes; 0 where there are none."""
     given = _values(engine)
+    run_time = RUN_TIME in given or any(
+        e.name == VARIABLE and (e.value or "").lower() in {"1", "true"} for e in engine.env
+    )
     if ENABLE not in given and MODULES not in given:
         return 0
     at_once = _number(given.get(AT_ONCE), 1)
-    kept = max(at_once, len(given.get(MODULES, ())), KEPT_AT_RUN_TIME if RUN_TIME in given else 0)
+    kept = max(at_once, len(given.get(MODULES, ())), KEPT_AT_RUN_TIME if run_time else 0)
     number = at_once if on_gpu else _number(given.get(KEPT), kept)
     return number * element * adapter_elements(spec, _number(given.get(RANK), DEFAULT_RANK))
 
