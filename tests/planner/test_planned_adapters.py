@@ -35,7 +35,7 @@ def test_a_gpu_has_a_place_for_each_adapter_of_a_step(args, adapters, rank, runt
     ],
 )
 def test_a_cpu_keeps_all_adapters_that_are_loaded(args, adapters):
-    """They are a part of the memory that is asked for, and leave less of a limit to the KV cache."""
+    """Adapters are a part of the memory that is asked for, and leave less of a limit to the KV cache."""
     engine = {"maxModelLen": 4096}
     limits = {"limits": {"memory": "2Gi"}}
     plain = planned(SMALL, accelerator=CPU, engine=engine, resources=limits)
