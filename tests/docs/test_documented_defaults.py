@@ -168,8 +168,8 @@ def test_a_field_describes_the_default_that_is_planned(field):
 
 @pytest.mark.parametrize(("page", "end"), [("README.md", "stay open"), ("SECURITY.md", "are open to all")])
 def test_a_page_names_all_paths_that_need_no_key(page, end):
-    (sentence,) = re.findall(rf"((?:`/\w+`(?:, | and )?)+) {end}", text_of(page))
-    assert set(re.findall(r"`(/\w+)`", sentence)) == set(OPEN_PATHS)
+    (sentence,) = re.findall(rf"((?:`/[\w.]+`(?:, | and )?)+) {end}", text_of(page))
+    assert set(re.findall(r"`(/[\w.]+)`", sentence)) == set(OPEN_PATHS)
 
 
 def test_the_page_of_ranks_has_the_sizes_of_the_code():

@@ -5,12 +5,79 @@ from __future__ import annotations
 import json
 import math
 import threading
+from pathlib import Path
 
 import pytest
 from octavo_testing.served import Served, until
 
+from octavo_engine.server import app
+from octavo_engine.server.answer.unserved_paths import UNSERVED_PATHS
 from octavo_engine.server.intake.decisions import DecisionBody, read_questions
+from octavo_engine.server.routes import description
 
+# Those of vLLM 0.32's routers.
+VLLM_PATHS = [
+    "/health",
+    "/version",
+    "/load",
+    "/metrics",
+    "/v1/models",
+    "/kv_event_sources",
+    "/ping",
+    "/docs",
+    "/openapi.json",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/chat/completions/batch",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
+    "/invocations",
+    "/generative_scoring",
+    "/v1/systemone",
+    "/scale_elastic_ep",
+    "/is_scaling_elastic_ep",
+    "/v1/embeddings",
+    "/v2/embed",
+    "/pooling",
+    "/classify",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/realtime",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/start_profile",
+    "/stop_profile",
+    "/tokenizer_info",
+    "/cohere/v2/chat",
+    "/v1/completions/render",
+    "/v1/chat/completions/render",
+    "/v1/completions/derender",
+    "/v1/chat/completions/derender",
+    "/inference/v1/generate",
+    "/inference/v1/abort_requests",
+    "/sleep",
+    "/wake_up",
+    "/is_sleeping",
+    "/release_kv_cache_memory",
+    "/reset_prefix_cache",
+    "/reset_mm_cache",
+    "/reset_encoder_cache",
+    "/collective_rpc",
+    "/server_info",
+    "/pause",
+    "/resume",
+    "/is_paused",
+    "/abort_requests",
+    "/update_weights",
+]
 CHATS = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
 
 
@@ -61,6 +128,36 @@ def test_an_invocation_is_answered_as_its_fields_say(served):
     assert served.post("/invocations", {"words": "x"})[0] == 400
     assert served.post("/invocations", [1])[0] == 400
     assert served.get("/load")[1] == {"server_load": 0}
+
+
+@pytest.mark.parametrize("path", UNSERVED_PATHS)
+def test_a_path_of_vllms_that_is_not_served_says_what_to_do_instead(served, path):
+    """Where a flag serves it, the flag is named; another path has no such words."""
+    if path in {"/docs", "/redoc", "/openapi.json"}:
+        return  # served here; `test_api_description` leaves them out
+    status, answer, _ = served.post(path, {})
+    assert (status, answer["error"]["message"]) == (404, f"this server has no POST {path}: {UNSERVED_PATHS[path]}")
+    assert served.get("/nothing")[1]["error"]["message"] == "this server has no GET /nothing"
+
+
+def test_every_path_of_vllms_is_served_or_refused_by_name():
+    """The reference lists each, too. The list is that of vLLM 0.32's routers."""
+    served = {path for _, path, _ in (*app.ROUTES, *app.ADAPTER_ROUTES, *app.DEVELOPMENT_ROUTES, *description.ROUTES)}
+    page = (Path(__file__).parents[2] / "docs/reference/http.md").read_text()
+    for path in VLLM_PATHS:
+        assert path in served | UNSERVED_PATHS.keys(), path
+        assert path in page, path
+
+
+def test_the_configuration_is_shown_without_keys(fake_model):
+    with Served(fake_model, "--enable-development-endpoints", "--api-key", "secret") as server:
+        headers = {"Authorization": "Bearer secret"}
+        _, info, _ = server.get("/server_info?config_format=json", headers=headers)
+        assert info["vllm_config"]["model"]["model"] == str(fake_model)
+        _, text, _ = server.get("/server_info", headers=headers)
+        assert "secret" not in f"{info} {text}"
+        assert "served_model_names" in text["vllm_config"]
+        assert server.get("/server_info?config_format=xml", headers=headers)[0] == 400
 
 
 def test_no_source_of_kv_events_is_named(served):

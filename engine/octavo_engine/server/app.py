@@ -32,6 +32,7 @@ from octavo_engine.server.routes.development import (
     reset_other_cache,
     reset_prefix_cache,
     resume,
+    server_info,
     sleep,
     wake_up,
 )
@@ -122,6 +123,7 @@ DEVELOPMENT_ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/sleep", sleep),
     ("POST", "/wake_up", wake_up),
     ("GET", "/is_sleeping", is_sleeping),
+    ("GET", "/server_info", server_info),
 )
 
 

@@ -15,6 +15,7 @@ from octavo_engine.core_client.pooling import PoolingError
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.server.answer.messages import messages_error
 from octavo_engine.server.answer.responses import Error, ErrorBody
+from octavo_engine.server.answer.unserved_paths import not_found
 from octavo_engine.server.generation import GenerationError
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         refusal = RequestError(f"{request.method} is not possible here; use {allowed}", status=405)
         return error_response(refusal, {"Allow": allowed}, path=request.path)
     except web.HTTPNotFound:
-        refusal = RequestError(f"this server has no {request.method} {request.path}", status=404)
+        refusal = RequestError(not_found(request.method, request.path), status=404)
         return error_response(refusal, path=request.path)
     except web.HTTPExpectationFailed:
         return error_response(

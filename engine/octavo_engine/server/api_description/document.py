@@ -62,7 +62,7 @@ def describe(routes: Sequence[Route], *, version: str, root_path: str, needs_key
 
 
 def _operation(method: str, path: str, handler: Handler, schemas: Schemas, *, needs_key: bool) -> dict[str, Any]:
-    known = OPERATIONS[handler]
+    known = OPERATIONS.get(handler, Operation())
     text = " ".join((handler.__doc__ or "").split())
     found: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
@@ -115,7 +115,7 @@ class Schemas:
     """The types of all bodies and answers as JSON schemas: pydantic's of what clients write, msgspec's of the rest."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        known = [OPERATIONS[handler] for _, _, handler in routes]
+        known = [OPERATIONS.get(handler, Operation()) for _, _, handler in routes]
         types = {Error, *(kind for operation in known for kind in _types(operation))}
         models = sorted((kind for kind in types if issubclass(kind, BaseModel)), key=lambda kind: kind.__name__)
         structs = sorted((kind for kind in types if not issubclass(kind, BaseModel)), key=lambda kind: kind.__name__)

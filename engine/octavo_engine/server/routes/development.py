@@ -12,7 +12,7 @@ from octavo_engine.core_client.engine_client import POLL_SECONDS, PauseMode
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.routes.server_state import Status
+from octavo_engine.server.routes.server_state import Status, own_version
 
 ANSWER_SECONDS = 1.0
 
@@ -86,6 +86,18 @@ async def wake_up(request: web.Request) -> web.Response:  # noqa: ARG001 — it 
 async def is_sleeping(request: web.Request) -> web.Response:  # noqa: ARG001
     """Say that the engine is awake."""
     return json_response(IsSleeping(is_sleeping=False))
+
+
+async def server_info(request: web.Request) -> web.Response:
+    """Show the configuration that the server was started with, API keys left out, as JSON or as one text."""
+    form = request.query.get("config_format", "text")
+    if form not in {"text", "json"}:
+        raise RequestError(f"config_format is {form[:40]!r}; it must be text or json", "query.config_format")
+    config = request.app[CONTEXT].config
+    shown = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, api_keys=()))
+    # vLLM's name for it; what it holds is this engine's.
+    info = {"vllm_config": repr(shown) if form == "text" else msgspec.to_builtins(shown), "version": own_version()}
+    return web.json_response(info)
 
 
 def _switch(request: web.Request, name: str, *, default: bool) -> bool:
