@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from octavo_engine.sampling_params import LogprobsMode
 from octavo_models.partition import Place
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -180,6 +181,7 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     renders_only: bool = False  # there is no engine, and no stream that a large body could delay
     tokens_only: bool = False  # those from tokens know no texts
     per_request_metrics: bool = False  # the times of an answer in it
+    logprobs_mode: LogprobsMode = "raw_logprobs"  # what the log-probabilities of answers are
     reasoning_start: str = ""  # a delimiter of reasoning besides the format's own, with `reasoning_end`
     reasoning_end: str = ""  # the text that is forced where its budget is used up
     development: bool = False  # endpoints that stop the engine or change its state

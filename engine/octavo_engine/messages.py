@@ -20,6 +20,7 @@ class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_d
     sampling: SamplingParams
     arrival_time: float  # time.monotonic() in the API server, which is the machine's
     priority: int = 0  # lower runs first
+    fork: str = ""  # name of the choices that share this prompt: they share its blocks without a prefix cache too
     cache_salt: str = ""  # keeps one tenant's prefix cache from another's
     adapter_id: int = 0  # that `AddAdapter` gave; 0: no adapter
     background: bool = False  # a batch's row: runs after all others, whatever their priority

@@ -6,7 +6,7 @@ without further code; `MODEL_DEFAULTS` are also read from the model's generation
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from annotated_types import Ge, Gt, Le
@@ -23,6 +23,10 @@ TopK = Annotated[int, Ge(-1)]  # -1 is off, as in vLLM
 MinP = Annotated[float, Ge(0), Le(1)]
 Penalty = Annotated[float, Ge(-2), Le(2)]
 RepetitionPenalty = Annotated[float, Gt(0), Le(100)]
+
+# As vLLM has them: of the model's logits, or of those that a token is drawn from (biased, banned, penalized, divided by the
+# temperature and cut to what may be drawn); as they are, or as log-probabilities.
+LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 
 MODEL_DEFAULTS = {
     "temperature": Temperature,
@@ -75,6 +79,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()  # the request's
     logprobs: int | None = None  # None: none; 0: the chosen token's; k: and the k best
     prompt_logprobs: int | None = None
+    logprobs_mode: LogprobsMode = "raw_logprobs"  # what `logprobs` are; those of prompts are always raw ones
     logprob_token_ids: tuple[int, ...] = ()  # reported in place of the best, after the chosen token
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] = ()  # empty: all

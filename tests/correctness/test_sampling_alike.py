@@ -7,6 +7,8 @@ from octavo_testing.engine_runs import engine_config, generate, request, running
 from octavo_testing.tiny_models import make
 
 from octavo_engine.config import ModelConfig
+from octavo_engine.messages import Vocabulary
+from octavo_engine.sampling_params import ThinkingBudget
 
 PROMPT = [3, 50, 7, 120, 9, 9, 14]
 SAMPLED = {
@@ -15,6 +17,12 @@ SAMPLED = {
     "cold": {"temperature": 0.2},
     "every logprob": {"logprobs": -1},
     "named logprobs": {"logprobs": 3, "logprob_token_ids": (90, 5, 17)},
+    "processed logprobs": {"logprobs_mode": "processed_logprobs", "top_k": 7, "temperature": 2.0, "logprobs": 9},
+    "processed logits": {"logprobs_mode": "processed_logits", "top_p": 0.6, "logit_bias": {5: 8.0}, "temperature": 2.0},
+    "processed, penalized": {"logprobs_mode": "processed_logprobs", "frequency_penalty": 0.7, "min_p": 0.02},
+    "processed, greedy": {"logprobs_mode": "processed_logits", "temperature": 0.0, "allowed_token_ids": (4, 8, 15)},
+    "processed, named": {"logprobs_mode": "processed_logprobs", "logprob_token_ids": (90, 5, 17), "temperature": 2.0},
+    "raw logits": {"logprobs_mode": "raw_logits", "logit_bias": {5: 8.0}, "temperature": 2.0},
     "top k": {"top_k": 7, "temperature": 2.0},
     "top p": {"top_p": 0.6, "temperature": 2.0},
     "min p": {"min_p": 0.1, "temperature": 2.0},
@@ -56,8 +64,8 @@ def test_executors_draw_the_same_tokens(results, name):
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_logprobs_are_of_the_raw_logits_in_both(results, name):
-    """Whatever was biased or banned; with the same ranks and the same best tokens."""
+def test_logprobs_are_the_same_in_both(results, name):
+    """Ranks and best tokens are the same too, whatever was biased or banned, and in every mode."""
     native, torch = results["native"][name].logprobs, results["torch"][name].logprobs
     assert len(native) == len(torch) == len(results["torch"][name].tokens)
     for n, t in zip(native, torch, strict=True):
@@ -79,3 +87,23 @@ def test_requests_that_can_draw_nothing_fail_alone(tmp_path, executor_name):
     assert done["hopeless"].error
     assert len(done["fine"].tokens) == 9
     assert done["fine"].finish_reason == "length"
+
+
+@pytest.mark.parametrize("executor", ["native", "torch"])
+def test_reasoning_ends_with_its_budget(tmp_path, executor):
+    """On each executor, beside a request without one: after so many tokens its end is drawn, then what the model likes."""
+    make("qwen 3", tmp_path)
+    model = ModelConfig(model=str(tmp_path), served_model_names=("tiny",), dtype="float32")
+    forced = (33, 34, 35)
+    texts = [f"[{i}]".encode() for i in range(128)]
+    close = b"".join(texts[i] for i in forced)
+    budget = ThinkingBudget(max_tokens=6, open=(b"[-]",), close=(close,), forced=forced, begun=True)
+    with running_core(engine_config(model, executor)) as core:
+        core.set_vocabulary(Vocabulary(texts, []))
+        requests = [request("free", PROMPT, 20, temperature=1.0, seed=7)]
+        requests.append(request("budget", PROMPT, 20, temperature=1.0, seed=7, thinking=budget))
+        done = generate(core, requests)
+    assert done["budget"].error is None
+    free, held = done["free"].tokens, done["budget"].tokens
+    assert len(free) == len(held) == 20
+    assert held[:9] == [*free[:6], *forced]

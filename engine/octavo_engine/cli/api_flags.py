@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 from octavo_engine.cli.flag_values import at_least, json_object, reasoning_config
 from octavo_engine.config import ApiConfig
+from octavo_engine.sampling_params import LogprobsMode
 
 SWITCH = argparse.BooleanOptionalAction
 
@@ -26,6 +28,13 @@ def add_api_flags(group: argparse._ArgumentGroup) -> None:
         type=json_object,
         metavar="JSON",
         help="sampling defaults in place of the model's, such as temperature",
+    )
+    add(
+        "--logprobs-mode",
+        choices=get_args(LogprobsMode),
+        default="raw_logprobs",
+        help="what the log-probabilities of answers are: of the model's logits or, processed, of those that tokens are drawn "
+        "from (banned, penalized, divided by the temperature, cut); or these logits themselves; default: raw_logprobs",
     )
     add(
         "--reasoning-config",
@@ -127,6 +136,7 @@ def api_config(options: argparse.Namespace) -> ApiConfig:
         scale_out=options.enable_scale_out or options.tokens_only,
         tokens_only=options.tokens_only,
         per_request_metrics=options.enable_per_request_metrics,
+        logprobs_mode=options.logprobs_mode,
         reasoning_start=options.reasoning_config.get("reasoning_start_str", ""),
         reasoning_end=options.reasoning_config.get("reasoning_end_str", ""),
         development=options.enable_development_endpoints,

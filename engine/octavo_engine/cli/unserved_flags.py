@@ -280,7 +280,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_refuse("no code is loaded by an import path; put a proxy in front", "middleware"),
     **_refuse("CORS answers any method and header, without credentials", "allowed-methods", "allowed-headers"),
     **_refuse("CORS answers without credentials; put a gateway in front", switches="allow-credentials"),
-    **_refuse("it is not served yet; leave it out", "logprobs-mode=raw_logprobs"),
     **_always("this is always on", "enable-request-id-headers"),
     # Accepted with a line: leaving them out changes no answer
     **_note(

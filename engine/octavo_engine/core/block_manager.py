@@ -77,7 +77,7 @@ class BlockManager:
         A full group needs every block of it, a window group the blocks of its last window - 1 tokens.
         """
         tables: tuple[list[int], ...] = tuple([] for _ in self.pools)
-        if not (self._caching and seq.use_prefix_cache):
+        if not (seq.use_prefix_cache and (self._caching or seq.forks)):
             return Prefix(0, tables)
         num_blocks = (len(seq.token_ids) - 1) // self.block_size
         extend_chain(seq.digests, seq.root, seq.token_ids, num_blocks, self.block_size)
@@ -137,7 +137,7 @@ class BlockManager:
         seq.num_computed = prefix.num_tokens
         seq.capacity = self._capacity(seq)
         seq.num_filled = prefix.num_tokens // block_size
-        seq.next_fill = (seq.num_filled + 1) * block_size if self._caching else NEVER
+        seq.next_fill = (seq.num_filled + 1) * block_size if self._caching or seq.forks else NEVER
         return True
 
     def _capacity(self, seq: Sequence) -> int:

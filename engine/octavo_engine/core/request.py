@@ -59,6 +59,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     swapped: Swapped | None = None  # while preempted: what of it is in host memory
     in_executor: bool = False  # the executor has its state
+    forks: bool = False  # it shares blocks with the other choices of its prompt where nothing else is cached
     needs_prompt_logprobs: bool = False
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)  # that no output has carried yet
     num_scored: int = 0  # log-probabilities of its prompt that were computed since it started or started again
@@ -96,6 +97,7 @@ class Sequence:
             adapter_id=request.adapter_id,
             order=order,
             root=chain_root(request.cache_salt, request.adapter_id),
+            forks=bool(request.fork),
             max_num_tokens=min(num_prompt_tokens + sampling.max_tokens, max_model_len),
             stop_ids=frozenset(stop),
             use_prefix_cache=not logprobs,

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 import zmq
 
 from octavo_engine.config import ModelFiles, SchedulerConfig, decode_files
 from octavo_engine.core_client.core_handle import LOST_EACH_OTHER, CoreHandle, RankProcess
+from octavo_engine.core_client.followers import Followers
+from octavo_engine.core_client.observer import Observer
 from octavo_engine.core_client.output_stream import OutputStream
 from octavo_engine.core_client.queue_pace import QueuePace
 from octavo_engine.core_client.start_watch import bytes_moved
@@ -25,7 +27,6 @@ from octavo_engine.messages import (
     AbortRequests,
     AdapterLoaded,
     AddAdapter,
-    EngineOutput,
     EngineRequest,
     Failed,
     Pause,
@@ -52,20 +53,6 @@ PULSE_SECONDS = 0.5  # between two checks of whether the core makes progress wit
 CAUSE_SECONDS = 3.0  # after a rank's end, until it is clear that the cause lies on another machine
 
 
-class Observer(Protocol):
-    """Receives each event of a request; it must return quickly. Times are `time.monotonic()`."""
-
-    def rejected(self, reason: str) -> None: ...
-
-    def arrived(self, request: EngineRequest | PoolingRequest) -> None: ...
-
-    def output(self, output: EngineOutput, now: float) -> None: ...
-
-    def finished(self, request_id: str, reason: str, now: float) -> None: ...
-
-    def stepped(self, stats: SchedulerStats, now: float) -> None: ...
-
-
 class EngineClient:
     """One engine core, as the server sees it. Every method is called on the event loop that `connect` ran on."""
 
@@ -79,6 +66,7 @@ class EngineClient:
         self._loading: dict[int, asyncio.Future[str | None]] = {}  # adapters, until the core answers
         self._pace = QueuePace()
         self._num_sent = 0
+        self._followers = Followers()
         self._held: list[tuple[str, bytes]] | None = None  # while paused: requests that are not sent yet, by their ids
         self._core_paused = False
         self._num_received = 0
@@ -148,8 +136,16 @@ class EngineClient:
             raise self.dead
         self._admit(1, 1)
 
-    def submit(self, requests: Sequence[EngineRequest | PoolingRequest], *, admitted: bool = False) -> OutputStream:
+    def submit(
+        self,
+        requests: Sequence[EngineRequest | PoolingRequest],
+        *,
+        admitted: bool = False,
+        behind: Mapping[str, str] | None = None,
+    ) -> OutputStream:
         """Send requests that share a stream: all of them are admitted, or none.
+
+        `behind[id]` is the request of the same prompt whose first output the request `id` waits for, to find its blocks.
 
         `admitted`: they go on with something that was admitted, so a full queue does not refuse them. Those in the
         background are no part of the queue. If the core turns out to be gone, the stream raises that, with the cause.
@@ -171,11 +167,16 @@ class EngineClient:
             if not background:
                 self._unstarted[request.request_id] = len(request.prompt_token_ids)
             self._observer.arrived(request)
-        if self._held is not None:
-            self._held += messages
-            return stream
-        self._send_requests(messages)
+        self._pass_on(self._followers.hold(messages, behind or {}))
         return stream
+
+    def _pass_on(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Send requests that have not been ended, or hold them back while the engine is paused."""
+        left = [message for message in messages if message[0] in self._streams]
+        if self._held is not None:
+            self._held += left
+        elif left:
+            self._send_requests(left)
 
     def _send_requests(self, messages: Iterable[tuple[str, bytes]]) -> None:
         for request_id, message in messages:
@@ -233,6 +234,7 @@ class EngineClient:
             self._unstarted.pop(request_id, None)
             self._observer.finished(request_id, reason, now)
         if self.dead is None:
+            self._pass_on([each for request_id in known for each in self._followers.release(request_id)])
             self._send(AbortRequests(known))
             self._poke()
 
@@ -378,6 +380,8 @@ class EngineClient:
             stream = streams.get(request_id)
             if stream is None:
                 continue  # it was ended from this side
+            if request_id in self._followers:
+                self._pass_on(self._followers.release(request_id))
             observer.output(output, now)
             if request_id in unstarted:
                 del unstarted[request_id]

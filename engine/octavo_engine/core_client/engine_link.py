@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from octavo_engine.core_client.output_stream import OutputStream
@@ -11,7 +11,8 @@ from octavo_engine.messages import EngineRequest, PoolingRequest, Ready, Vocabul
 
 if TYPE_CHECKING:
     from octavo_engine.config import ModelFiles
-    from octavo_engine.core_client.engine_client import Observer, PauseMode
+    from octavo_engine.core_client.engine_client import PauseMode
+    from octavo_engine.core_client.observer import Observer
 
 
 class EngineLink(Protocol):
@@ -33,7 +34,13 @@ class EngineLink(Protocol):
 
     def check_room(self) -> None: ...
 
-    def submit(self, requests: Sequence[EngineRequest | PoolingRequest], *, admitted: bool = False) -> OutputStream: ...
+    def submit(
+        self,
+        requests: Sequence[EngineRequest | PoolingRequest],
+        *,
+        admitted: bool = False,
+        behind: Mapping[str, str] | None = None,
+    ) -> OutputStream: ...
 
     def send_vocabulary(self, vocabulary: Vocabulary) -> None: ...
 

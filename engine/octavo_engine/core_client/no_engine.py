@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +18,8 @@ from octavo_engine.weights.source import resolve
 
 if TYPE_CHECKING:
     from octavo_engine.config import ModelConfig, ModelFiles
-    from octavo_engine.core_client.engine_client import Observer, PauseMode
+    from octavo_engine.core_client.engine_client import PauseMode
+    from octavo_engine.core_client.observer import Observer
     from octavo_engine.core_client.output_stream import OutputStream
 
 NAME = "no engine: it renders and derenders only"
@@ -87,6 +88,7 @@ class NoEngine:
         requests: Sequence[EngineRequest | PoolingRequest],  # noqa: ARG002
         *,
         admitted: bool = False,  # noqa: ARG002
+        behind: Mapping[str, str] | None = None,  # noqa: ARG002
     ) -> OutputStream:
         """Refuse them."""
         raise RequestError(

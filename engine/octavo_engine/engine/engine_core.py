@@ -135,6 +135,7 @@ class EngineCore:
         self._lists = SharedLists()
         self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
         self._constraints = Constraints(self._vocab_size)
+        self._caching = config.cache.enable_prefix_caching
         if config.adapters.modules:
             start = time.perf_counter()
             self._adapters.load(module.path for module in config.adapters.modules)
@@ -264,6 +265,8 @@ class EngineCore:
         self._executor.close()
 
     def _add(self, request: EngineRequest | PoolingRequest, problem: str | None) -> None:
+        if isinstance(request, EngineRequest) and request.fork and not self._caching:
+            request = msgspec.structs.replace(request, cache_salt=request.fork)  # only its forks find its blocks
         budget = request.sampling.thinking if isinstance(request, EngineRequest) and problem is None else None
         thinking = None if budget is None else self._constraints.thinking(budget)
         self._scheduler.add(request, problem, thinking)

@@ -213,6 +213,19 @@ def candidates(logits: Tensor, params: Drawing) -> Tensor:
     return kept
 
 
+def drawn_from(logits: Tensor, params: Drawing) -> Tensor:
+    """The logits that a draw chooses among: processed ones [vocab] over the temperature, -inf where a token is not among
+    its `candidates`. Those of a greedy draw are as they were.
+    """
+    best = logits.max()
+    if params.temperature == 0.0 or not torch.isfinite(best):
+        return logits
+    kept = candidates((logits - best) / params.temperature, params)
+    largest = torch.finfo(torch.float32).max
+    scaled = (logits.double() / params.temperature).clamp(-largest, largest).float()
+    return scaled.masked_fill(~kept, -torch.inf)
+
+
 def sample(logits: Tensor, params: Drawing, position: int) -> int:
     """Draw from processed logits [vocab]: the argmax of logit / temperature + Gumbel noise over the candidates.
 

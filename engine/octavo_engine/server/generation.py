@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from octavo_engine.text.answer_parser import AnswerParser
 from octavo_engine.text.stop_strings import StopStrings
 from octavo_engine.text.text_stream import TextDelta, TextStream, joined_deltas
 
+FORKED_TOKENS = 128  # of a prompt whose other choices wait for its blocks: a step may compute as many, once for all
 REPETITION = "repetition_detected"  # vLLM's stop_reason
 
 
@@ -261,6 +262,14 @@ def choices_of(
     return choices
 
 
+def _leaders(choices: Mapping[str, Choice]) -> dict[str, str]:
+    """The id of the first choice of its prompt, by the id of each choice of a prompt that has several."""
+    of_prompt: dict[int, list[str]] = {}
+    for request_id, choice in choices.items():
+        of_prompt.setdefault(id(choice.prompt), []).append(request_id)
+    return {name: names[0] for names in of_prompt.values() for name in names if len(names) > 1}
+
+
 def start(
     context: ServerContext,
     body: SamplingBody,
@@ -281,6 +290,7 @@ def start(
     choices = choices_of(context, body, prompts, reading, stop_strings(context, body))
     adapter_id = context.adapter_id(model)
     sampling = [params for prompt in prompts for params in prompt.sampling]
+    leaders = _leaders(choices)
     requests = [
         EngineRequest(
             request_id=request_id,
@@ -289,6 +299,7 @@ def start(
             arrival_time=arrived,
             priority=body.priority,
             cache_salt=salt,
+            fork=leaders.get(request_id, ""),
             adapter_id=adapter_id,
         )
         for (request_id, choice), params in zip(choices.items(), sampling, strict=True)
@@ -302,7 +313,14 @@ def start(
         of_prompts = [list(itertools.islice(left, len(prompt.sampling))) for prompt in prompts]
         stream = BeamOutputs(context.client, of_prompts, body.length_penalty)
     else:
-        stream = context.client.submit(requests)
+        behind = {
+            request.request_id: request.fork
+            for request in requests
+            if request.fork not in {"", request.request_id}
+            and len(request.prompt_token_ids) >= FORKED_TOKENS
+            and request.sampling.prompt_logprobs is None
+        }
+        stream = context.client.submit(requests, behind=behind)
     num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     counts_reasoning = reading is not None and reading.has_reasoning
     interval = (body.stream_interval or context.config.api.stream_interval) if body.stream else 1

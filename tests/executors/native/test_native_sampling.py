@@ -130,6 +130,37 @@ def test_named_tokens_are_reported_in_place_of_the_best(isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "name", sorted(CASES.keys() - {"penalties that overflow"})
+)  # the twin's probabilities vanish there
+def test_processed_scores_are_of_what_is_drawn_from(name, isa):
+    """vLLM's `processed_logits`: over the temperature, minus infinity where nothing can be drawn; and their log-softmax."""
+    logits = (np.random.default_rng(7).standard_normal(300) * 2).astype(np.float32)
+    asked = params_of(**CASES[name])
+    row = processed(logits, PROMPT, OUTPUT, asked)
+    if asked.temperature:
+        row = np.where(probabilities(row, asked) > 0, row / asked.temperature, -np.inf)
+        row = np.clip(row, -np.finfo(np.float32).max, np.finfo(np.float32).max, where=row > -np.inf, out=row)
+    for mode, expected in (("processed_logits", row), ("processed_logprobs", row - np.logaddexp.reduce(row))):
+        token, entry = draw(isa, logits, params_of(logprobs=300, logprobs_mode=mode, **CASES[name]))
+        assert entry.logprob == pytest.approx(expected[token], rel=1e-4, abs=1e-4)
+        assert entry.rank == (row > row[token]).sum() + 1
+        assert {t for t, _ in entry.top} == set(np.flatnonzero(row > -np.finfo(np.float32).max).tolist())
+        for t, score in entry.top:
+            assert score == pytest.approx(expected[t], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_raw_logits_are_reported_as_they_are(isa):
+    """vLLM's `raw_logits`: whatever was banned or divided."""
+    logits = np.random.default_rng(5).standard_normal(300).astype(np.float32) * 3
+    asked = params_of(allowed_token_ids=(17,), temperature=0.3, logprobs=4, logprobs_mode="raw_logits")
+    _, entry = draw(isa, logits, asked)
+    assert entry.logprob == logits[17]
+    assert entry.top == [(int(t), float(logits[t])) for t in np.argsort(-logits)[:4]]
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_a_mask_bans_what_its_bits_leave_out(isa):
     """Bit t of a row allows token t."""
     logits = np.arange(70, dtype=np.float32)

@@ -159,6 +159,8 @@ class Sampling:
     allowed_tokens: list[int]
     bad_words: list[list[int]]
     logprob_tokens: list[int]
+    scores_processed: bool
+    scores_logits: bool
 
 class TokenLogprob:
     @property

@@ -318,6 +318,8 @@ def native_sampling(native: ModuleType, params: SamplingParams) -> _native.Sampl
     sampling.seed = params.seed & 0xFFFF_FFFF_FFFF_FFFF
     sampling.logprobs = _count(params.logprobs)
     sampling.prompt_logprobs = _count(params.prompt_logprobs)
+    sampling.scores_processed = params.logprobs_mode.startswith("processed")
+    sampling.scores_logits = params.logprobs_mode.endswith("logits")
     if params.min_tokens:
         sampling.min_tokens = params.min_tokens
         sampling.stop_tokens = [*params.eos_token_ids, *params.stop_token_ids]

@@ -18,14 +18,12 @@ from octavo_engine.executors.executor import NOT_FINITE
 from octavo_engine.executors.torch.device import moved, sent
 from octavo_engine.executors.torch.input_batch import RequestState, StepBatch
 from octavo_engine.executors.torch.penalty_counts import PenaltyCounts, penalized
-from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties, TokenCounts
+from octavo_engine.executors.torch.scores import PROMPT_ROWS, Scored, ScoredRows, best_logprobs, cut, reported
+from octavo_engine.kernels.operations import Bans, KnownTokens, Operations, Penalties, TokenCounts
 from octavo_engine.kernels.reference_sampling import NUMBERS, SamplingBatch
-from octavo_engine.messages import TokenLogprob
 
-PROMPT_ROWS = 64  # a large vocabulary's logits of a whole prompt would take gigabytes
 NEVER = 1 << 62
 FLOATS = (*NUMBERS, "repetition_penalty", "frequency_penalty", "presence_penalty")  # of SamplingParams
-MOST_TOP = 32  # the kernels' limit of `num_top`
 EVERY_TOKEN_BANNED = -1  # what `Operations.sample` gives where nothing may be drawn; where nothing can be, it is -2
 
 
@@ -122,30 +120,6 @@ class Known:
 
 
 @dataclass(slots=True)
-class Scored:
-    """Log-probabilities on their way to the host: those of `states[i]` are rows i, for these of their tokens."""
-
-    states: list[RequestState]
-    tokens: Tensor  # [n]
-    found: Logprobs
-
-    def to_host(self) -> Scored:
-        """Start the copy to the host, without waiting."""
-        found = self.found
-        moved = (x.to("cpu", non_blocking=True) for x in (found.own, found.ranks, found.top_ids, found.top))
-        return Scored(self.states, self.tokens.to("cpu", non_blocking=True), Logprobs(*moved))
-
-    def entries(self) -> list[TokenLogprob]:
-        found = self.found
-        ids, top = found.top_ids.tolist(), found.top.tolist()
-        own, ranks = found.own.tolist(), found.ranks.tolist()
-        return [
-            TokenLogprob(token_id=token, logprob=own[i], rank=ranks[i], top=list(zip(ids[i], top[i], strict=True)))
-            for i, token in enumerate(self.tokens.tolist())
-        ]
-
-
-@dataclass(slots=True)
 class Results:
     """A step's results, on their way to the host. `read` once the device has come to them."""
 
@@ -180,13 +154,11 @@ class Results:
         for scored in self.scored:
             for state, entry in zip(scored.states, scored.entries(), strict=True):
                 if state.request_id in out.tokens:
-                    named = state.sampling.logprob_token_ids
-                    cut = _own_once(entry) if named else _cut(entry, state.sampling.logprobs or 0)
-                    out.logprobs[state.request_id] = [cut]
+                    out.logprobs[state.request_id] = [reported(entry, state.sampling)]
         for scored in self.prompts:
             for state, entry in zip(scored.states, scored.entries(), strict=True):
                 wanted = state.sampling.prompt_logprobs or 0
-                out.prompt_logprobs.setdefault(state.request_id, []).append(_cut(entry, wanted))
+                out.prompt_logprobs.setdefault(state.request_id, []).append(cut(entry, wanted))
         return out
 
     def _tokens(self) -> list[int]:
@@ -270,22 +242,8 @@ class Sampler:
         drawn = self.draw(vocab_logits, rows[drawing], seq_lens[drawing], extras, counts)
         if counts is not None:
             self._counts.completed(states, lengths)
-        scored = []
-        named = {i: ids for i in wanting if (ids := states[i].sampling.logprob_token_ids)}
-        scored += [
-            Scored([states[i]], drawn[i : i + 1], named_logprobs(raw[i], drawn[i], ids)).to_host()
-            for i, ids in named.items()
-        ]
-        best = [(i, states[i].sampling.logprobs or 0) for i in wanting if i not in named]
-        for some in _alike(best):
-            at = sent([i for i, _ in some], torch.int64, hidden.device)
-            tokens = drawn[at]
-            at_once = self._rows_at_once(some)
-            for first in range(0, len(some), at_once):
-                part = slice(first, first + at_once)
-                found = self._logprobs(raw[at[part]], tokens[part], some[part])
-                scored.append(Scored([states[i] for i, _ in some[part]], tokens[part], found).to_host())
-        return drawn, scored
+        rows_of = ScoredRows(states, raw, vocab_logits)
+        return drawn, [part.to_host() for part in rows_of.scored(self._ops, wanting, drawn)]
 
     def score_prompts(self, step: SchedulerOutput, batch: StepBatch, hidden: Tensor) -> list[Scored]:
         """The log-probability of the prompt's next token at each position whose logits are wanted."""
@@ -304,7 +262,7 @@ class Sampler:
                 row = end - wanted + at - first
                 logits = self._logits_of(hidden[row : row + len(positions)])
                 tokens = sent(state.token_ids[at + 1 : positions.stop + 1], torch.int64, hidden.device)
-                found = self._logprobs(logits, tokens, [(at, state.sampling.prompt_logprobs)])
+                found = best_logprobs(self._ops, logits, tokens, state.sampling.prompt_logprobs)
                 scored.append(Scored([state] * len(positions), tokens, found).to_host())
         return scored
 
@@ -316,55 +274,6 @@ class Sampler:
             extras = Extras.of(states, lengths, vocab_size, self._token_ids.device)
             self._known = known = Known(states, early, extras)
         return known.extras
-
-    @staticmethod
-    def _rows_at_once(wanted: list[tuple[int, int]]) -> int:
-        """Rows that are sorted whole take many times their logits' memory."""
-        return len(wanted) if all(0 <= n <= MOST_TOP for _, n in wanted) else PROMPT_ROWS
-
-    def _logprobs(self, logits: Tensor, tokens: Tensor, wanted: list[tuple[int, int]]) -> Logprobs:
-        num_top = max(n for _, n in wanted)
-        if all(0 <= n <= MOST_TOP for _, n in wanted):
-            return self._ops.logprobs(logits, tokens, min(num_top, logits.shape[1]))
-        return all_logprobs(logits, tokens)
-
-
-def all_logprobs(logits: Tensor, tokens: Tensor) -> Logprobs:
-    """`Operations.logprobs` with the whole vocabulary as the top."""
-    logprobs = logits.log_softmax(-1)
-    own = logprobs.gather(1, tokens.clamp(min=0)[:, None])
-    top = logprobs.sort(dim=-1, descending=True, stable=True)
-    return Logprobs(own[:, 0], (logprobs > own).sum(-1) + 1, top.indices, top.values)
-
-
-def named_logprobs(logits: Tensor, token: Tensor, named: Sequence[int]) -> Logprobs:
-    """The log-probability of the drawn `token`, and as the top its own and those of `named`, of one row's logits."""
-    logprobs = logits.float().log_softmax(-1)
-    token = token.clamp(min=0)
-    ids = torch.cat([token[None], sent(list(named), torch.int64, logits.device)])
-    own = logprobs[token]
-    return Logprobs(own[None], (logprobs > own).sum()[None] + 1, ids[None], logprobs[ids][None])
-
-
-def _alike(wanted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """The (row, number of tops) pairs in two lists: those that a kernel serves, and those whose tops are too many for
-    it.
-    """
-    few = [(i, n) for i, n in wanted if 0 <= n <= MOST_TOP]
-    many = [(i, n) for i, n in wanted if not 0 <= n <= MOST_TOP]
-    return [some for some in (few, many) if some]
-
-
-def _own_once(entry: TokenLogprob) -> TokenLogprob:
-    """`entry` whose top, which begins with the drawn token, has it once: it may be one of those that were named."""
-    rest = [pair for pair in entry.top[1:] if pair[0] != entry.token_id]
-    return TokenLogprob(entry.token_id, entry.logprob, entry.rank, [entry.top[0], *rest])
-
-
-def _cut(entry: TokenLogprob, num_top: int) -> TokenLogprob:
-    if num_top < 0 or len(entry.top) == num_top:
-        return entry
-    return TokenLogprob(entry.token_id, entry.logprob, entry.rank, entry.top[:num_top])
 
 
 def _plain_from(state: RequestState) -> int:

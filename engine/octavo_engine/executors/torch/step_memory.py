@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from octavo_engine.config import SchedulerConfig
 from octavo_engine.executors.torch.input_batch import MOST_VALUES
-from octavo_engine.executors.torch.sampler import PROMPT_ROWS
+from octavo_engine.executors.torch.scores import PROMPT_ROWS
 from octavo_engine.kernels.operations import Operations
 from octavo_models.layers import Attention, Experts, Layer, Mlp
 from octavo_models.outline import Model

@@ -48,6 +48,7 @@ def shared_values(context: ServerContext, body: CompletionBody | ChatBody) -> di
         "top_k": min(max(values.get("top_k", 0), 0), context.vocab_size),
         "stop_token_ids": tuple(body.stop_token_ids or ()),
         "logprobs": num_logprobs(context, "logprobs", body.logprobs_asked),
+        "logprobs_mode": context.config.api.logprobs_mode,
         "logprob_token_ids": _named(context, body),
         "logit_bias": _logit_bias(context, body.logit_bias),
         "repetition_detection": body.repetition_detection and body.repetition_detection.detection(),

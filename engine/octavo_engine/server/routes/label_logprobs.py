@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.server.context import CONTEXT
@@ -40,6 +41,8 @@ async def draw_labels(
         priority=priority,
     )
     prepared = await prepare(context, completion, NO_TOOLS)
+    for prompt in prepared:  # probabilities are made of them
+        prompt.sampling = tuple(replace(params, logprobs_mode="raw_logprobs") for params in prompt.sampling)
     generation = start(context, completion, prepared, arrived, cache_salt(request, completion), model)
     completion.prompt = ""  # the engine has its tokens: free the memory
     del prompts

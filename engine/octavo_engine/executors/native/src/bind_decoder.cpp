@@ -201,6 +201,8 @@ void bind_requests(nb::module_& module) {
       .def_rw("seed", &Sampling::seed)
       .def_rw("min_tokens", &Sampling::min_tokens)
       .def_rw("logprobs", &Sampling::logprobs)
+      .def_rw("scores_processed", &Sampling::scores_processed)
+      .def_rw("scores_logits", &Sampling::scores_logits)
       .def_rw("prompt_logprobs", &Sampling::prompt_logprobs)
       .def_rw("stop_tokens", &Sampling::stop_tokens)
       .def_rw("logit_bias", &Sampling::logit_bias)

@@ -18,6 +18,8 @@ struct Sampling {
   uint64_t seed = 0;
   int32_t min_tokens = 0;
   int32_t logprobs = -1, prompt_logprobs = -1;  // -1: none
+  bool scores_processed = false;                // log-probabilities are of what is drawn from, not of the raw logits
+  bool scores_logits = false;                   // and are logits that nothing is subtracted from
   std::vector<int32_t> stop_tokens;             // banned until min_tokens
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_tokens;  // empty: all

@@ -107,12 +107,13 @@ void Sampler::best(const float* x, float maximum, float floor, int64_t k, Sample
   all.resize(static_cast<size_t>(kept));
 }
 
-int32_t Sampler::choose(float* x, const Request& request, BestToken likeliest, SamplerScratch& scratch) const {
+int32_t Sampler::choose(float* x, const Request& request, BestToken likeliest, SamplerScratch& scratch,
+                        Kept& kept_all) const {
   const Sampling& s = request.sampling;
   ops_.divide_below(x, vocab_, likeliest.value, s.temperature);
   const float maximum = x[likeliest.token];
-  float threshold = -FLT_MAX;  // below it lie only banned tokens, and those that the division made impossible
-  int32_t last_tie = std::numeric_limits<int32_t>::max();
+  float& threshold = kept_all.threshold;
+  int32_t& last_tie = kept_all.last_tie;
   if (s.min_p > 0.0F) threshold = maximum + std::log(s.min_p);
   if (s.top_k > 0 && s.top_k < vocab_) {
     best(x, maximum, threshold, s.top_k, scratch);
@@ -164,28 +165,45 @@ Drawn Sampler::draw(float* logits, const Request& request, const uint8_t* mask, 
     drawn.every_token_banned = true;
     return drawn;
   }
-  drawn.token = request.sampling.temperature == 0.0F ? likeliest.token : choose(x, request, likeliest, scratch);
-  if (request.sampling.logprobs >= 0) {
-    drawn.has_logprob = true;
-    const std::vector<int32_t>& named = request.sampling.logprob_tokens;
-    logprob(logits, drawn.token, named.empty() ? request.sampling.logprobs : 0, scratch, drawn.logprob);
-    if (!named.empty()) {
-      TokenLogprob& out = drawn.logprob;
-      const double normalizer = static_cast<double>(logits[out.token]) - out.logprob;
-      out.top.emplace_back(out.token, out.logprob);
-      for (const int32_t token : named) {
-        if (token != out.token) out.top.emplace_back(token, static_cast<float>(logits[token] - normalizer));
-      }
-    }
+  const bool greedy = request.sampling.temperature == 0.0F;
+  Kept kept;
+  drawn.token = greedy ? likeliest.token : choose(x, request, likeliest, scratch, kept);
+  if (request.sampling.logprobs < 0) return drawn;
+  drawn.has_logprob = true;
+  const float* scored = logits;
+  if (request.sampling.scores_processed) {
+    if (!greedy) restore(x, static_cast<double>(likeliest.value) / request.sampling.temperature, kept);
+    scored = x;
   }
+  score(scored, request.sampling, scratch, drawn);
   return drawn;
 }
 
-bool Sampler::logprob(const float* logits, int32_t token, int32_t top, SamplerScratch& scratch,
-                      TokenLogprob& out) const {
-  if (!ops_.finite(logits, vocab_, false)) return false;
+void Sampler::restore(float* x, double largest, const Kept& kept) const {
+  for (int32_t i = 0; i < vocab_; ++i) {
+    const bool stays = x[i] > kept.threshold || (x[i] == kept.threshold && i <= kept.last_tie);
+    x[i] = stays ? static_cast<float>(std::clamp<double>(x[i] + largest, -FLT_MAX, FLT_MAX)) : kBanned;
+  }
+}
+
+void Sampler::score(const float* scored, const Sampling& s, SamplerScratch& scratch, Drawn& drawn) const {
+  TokenLogprob& out = drawn.logprob;
+  const Scale scale = s.scores_logits ? Scale::kLogits : Scale::kLogprobs;
+  logprob(scored, drawn.token, s.logprob_tokens.empty() ? s.logprobs : 0, scratch, out, scale, s.scores_processed);
+  if (s.logprob_tokens.empty()) return;
+  const double normalizer = static_cast<double>(scored[out.token]) - out.logprob;
+  out.top.emplace_back(out.token, out.logprob);
+  for (const int32_t token : s.logprob_tokens) {
+    if (token != out.token) out.top.emplace_back(token, static_cast<float>(scored[token] - normalizer));
+  }
+}
+
+bool Sampler::logprob(const float* logits, int32_t token, int32_t top, SamplerScratch& scratch, TokenLogprob& out,
+                      Scale scale, bool banned) const {
+  if (!ops_.finite(logits, vocab_, banned)) return false;
   const float maximum = ops_.argmax(logits, vocab_).value;
-  const double normalizer = maximum + std::log(ops_.exp_sum(logits, vocab_, maximum, -FLT_MAX));
+  double normalizer = 0.0;
+  if (scale == Scale::kLogprobs) normalizer = maximum + std::log(ops_.exp_sum(logits, vocab_, maximum, -FLT_MAX));
   out.token = token;
   out.logprob = static_cast<float>(logits[token] - normalizer);
   out.rank = static_cast<int32_t>(ops_.count_above(logits, vocab_, logits[token])) + 1;

@@ -4,7 +4,9 @@
 // ordered by logit, equals by token id with the lowest first; top_k keeps the first k of them, top_p a token while the
 // probability before it is below top_p.
 #pragma once
+#include <cfloat>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,13 +50,24 @@ class Sampler {
   // Draws one token from `logits` [vocab_size], which are overwritten. `mask` has a bit for each token that may be
   // drawn; null: all may.
   Drawn draw(float* logits, const Request& request, const uint8_t* mask, SamplerScratch& scratch) const;
-  // Computes from raw logits [vocab_size] the log-probability of `token`, its rank and the `top` best tokens. Returns
-  // false if a logit is not a number.
-  bool logprob(const float* logits, int32_t token, int32_t top, SamplerScratch& scratch, TokenLogprob& out) const;
+  enum class Scale { kLogprobs, kLogits };
+  // Computes from logits [vocab_size] the log-probability (or the logit) of `token`, its rank and the `top` best
+  // tokens. Returns false if a logit is not a number; some may be minus infinity where tokens are `banned`.
+  bool logprob(const float* logits, int32_t token, int32_t top, SamplerScratch& scratch, TokenLogprob& out,
+               Scale scale = Scale::kLogprobs, bool banned = false) const;
 
  private:
   void process(float* x, const Request& request, const uint8_t* mask) const;
-  int32_t choose(float* x, const Request& request, BestToken likeliest, SamplerScratch& scratch) const;
+  // What a draw chooses among, of logits that are divided by the temperature with the largest at 0: those above
+  // `threshold`, which lies above banned tokens, and of those that equal it the ones up to `last_tie`.
+  struct Kept {
+    float threshold = -FLT_MAX;
+    int32_t last_tie = std::numeric_limits<int32_t>::max();
+  };
+  int32_t choose(float* x, const Request& request, BestToken likeliest, SamplerScratch& scratch, Kept& kept_all) const;
+  // Adds `largest` to the logits that a draw has chosen among; the others become minus infinity.
+  void restore(float* x, double largest, const Kept& kept) const;
+  void score(const float* scored, const Sampling& s, SamplerScratch& scratch, Drawn& drawn) const;
   // The best k of x >= floor into scratch.candidates, in order; fewer if there are fewer.
   void best(const float* x, float maximum, float floor, int64_t k, SamplerScratch& scratch) const;
   void gather(const float* x, float threshold, SamplerScratch& scratch) const;
