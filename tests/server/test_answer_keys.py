@@ -92,12 +92,19 @@ def test_chunks_have_no_keys_that_whole_answers_alone_have(client):
     options = {"model": "fake", "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 2}
     stream = client.completions.create(prompt="hello", **options)
     *_, end, usage = (chunk.model_dump(exclude_unset=True) for chunk in stream)
+    assert usage["system_fingerprint"].startswith("octavo-")
     assert set(end) == {"id", "object", "created", "model", "choices"}
     assert set(end["choices"][0]) == COMPLETION_CHOICE_KEYS - {"prompt_logprobs", "routed_experts"}
     assert set(usage["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
     stream = client.chat.completions.create(messages=MESSAGES, **options)
     first, *_, end, usage = (chunk.model_dump(exclude_unset=True) for chunk in stream)
     assert (first["prompt_token_ids"], first["prompt_text"]) == (None, None)
+    assert usage["system_fingerprint"] == client.completions.create(model="fake", prompt="a").system_fingerprint
+    *others, last = client.completions.create(model="fake", prompt="a", stream=True, max_tokens=2)
+    assert [chunk.system_fingerprint for chunk in [*others, last]] == [
+        *[None] * len(others),
+        usage["system_fingerprint"],
+    ]
     assert set(end) == {"id", "object", "created", "model", "choices"}
     assert set(usage["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
 

@@ -270,7 +270,11 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     ),
     # The HTTP server
     **_refuse("only HTTP is spoken; leave it out", "grpc-port", switches="grpc"),
-    **_refuse("answers carry no fingerprint; leave it out", "fingerprint-mode=full|none", "fingerprint-value"),
+    **_refuse(
+        "answers name Octavo's version and a digest of its configuration; leave it out",
+        "fingerprint-mode=full",
+        "fingerprint-value",
+    ),
     **_refuse("the text is not marked; leave it out", "watermark-config"),
     **_refuse(
         "Cohere's API is not served; use /v1/chat/completions, and leave it out",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import random
 import time
@@ -21,6 +22,7 @@ from octavo_engine.server.connections import Connections
 from octavo_engine.server.intake.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT, SHORT_TEXT, Limits, limits_of
 from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.server.own_version import own_version
 from octavo_engine.server.pools import Kind, Pools, give_memory_back
 from octavo_engine.server.running import Running
 from octavo_engine.server.served_adapters import ServedAdapters
@@ -57,6 +59,8 @@ class ServerContext:
     running: Running = field(default_factory=Running)
     responses: StoredResponses = field(default_factory=StoredResponses)
     adapters: ServedAdapters = field(init=False)
+    fingerprint: str = field(init=False)
+    """Octavo's version, and a digest of what decides which tokens are drawn."""
     limits: Limits = field(init=False)
     bodies: BodyBudget = field(init=False)
     runs_rows: bool = False
@@ -79,6 +83,8 @@ class ServerContext:
         if self.config.adapters.enabled:
             self.metrics.max_adapters = self.config.adapters.max_loras
             self.metrics.adapter_name = self.adapters.name_of
+        decisive = (self.config.model, self.config.parallel, self.ready.executor)
+        self.fingerprint = f"octavo-{own_version()}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]}"
         self.limits = limits_of(self.config, self.max_model_len)
         self.bodies = BodyBudget(self.limits.all_body_bytes)
         self.seeds = random.Random(self.config.model.seed)

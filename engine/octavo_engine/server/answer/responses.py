@@ -70,13 +70,13 @@ class Completion(msgspec.Struct):
     object: str = "text_completion"
     usage: Usage | UnsetType = UNSET
     metrics: RequestTimes | UnsetType | None = UNSET
+    system_fingerprint: str | UnsetType = UNSET  # in the last one alone
 
 
 class WholeCompletion(Completion):
     """The answer of /v1/completions."""
 
     service_tier: None = None
-    system_fingerprint: None = None
     kv_transfer_params: None = None
     ec_transfer_params: None = None
 
@@ -165,7 +165,7 @@ class ChatCompletion(msgspec.Struct):
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[Raw | None] | None = None
     service_tier: None = None
-    system_fingerprint: None = None
+    system_fingerprint: str | None = None
     kv_transfer_params: None = None
     metrics: RequestTimes | UnsetType | None = None
     ec_transfer_params: None = None
@@ -221,6 +221,7 @@ class ChatChunk(msgspec.Struct):
     prompt_token_ids: list[int] | UnsetType | None = UNSET  # in the first one alone, as `prompt_text`
     prompt_text: UnsetType | None = UNSET
     metrics: RequestTimes | UnsetType | None = UNSET
+    system_fingerprint: str | UnsetType = UNSET  # in the last one alone
 
 
 class ErrorBody(msgspec.Struct):

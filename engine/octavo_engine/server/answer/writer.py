@@ -46,6 +46,9 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         self._log = OutputLog(id_) if api.log_outputs else None
         self._says_times = api.per_request_metrics
         self._force_usage = api.force_include_usage
+        self._fingerprint = context.fingerprint
+        options = body.stream_options
+        self._with_usage = self._force_usage or (options is not None and options.include_usage)
         self._hide_cached = self.hides_cached and not api.prompt_tokens_details
         self._sampling = next(iter(generation.choices.values())).prompt.sampling[0]
         named = len(self._sampling.logprob_token_ids)
@@ -92,6 +95,10 @@ class AnswerWriter(ABC, Generic[Body, Part]):
             return UNSET if self._body.stream else None
         return next(iter(self._generation.choices.values())).clock.times()
 
+    def _signature(self, finish_reason: str | None) -> str | UnsetType:
+        """The fingerprint, in the chunk that ends a choice unless one with the usage follows."""
+        return self._fingerprint if finish_reason and not self._with_usage else UNSET
+
     def _failure(self, error: Exception) -> msgspec.Struct:
         """The event that ends a stream with `error`."""
         return error_body(error)
@@ -125,7 +132,6 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         """
         events = EventStream(request, named=self.named_events)
         options = self._body.stream_options
-        with_usage = self._force_usage or (options is not None and options.include_usage)
         continuous = self._force_usage or (
             options is not None and options.include_usage and options.continuous_usage_stats
         )
@@ -142,7 +148,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
             if not events.begun:
                 raise
             return await events.fail(self._failure(error))
-        if with_usage:
+        if self._with_usage:
             events.event(self._last_chunk(self._usage()))
         return await events.end()
 

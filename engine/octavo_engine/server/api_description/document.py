@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from octavo_engine.server.answer.responses import Error
 from octavo_engine.server.api_description.operations import OPERATIONS, Operation
 from octavo_engine.server.auth import OPEN_PATHS
-from octavo_engine.server.routes.server_state import own_version
+from octavo_engine.server.own_version import own_version
 
 VERSION = "3.1.0"
 SCHEMAS = "#/components/schemas/"

@@ -93,6 +93,7 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
         whole = [self._choice(part) for part in choices]
         result = ChatCompletion(self._id, self._generation.created, self._model, whole, usage)
         result.metrics = self._times()
+        result.system_fingerprint = self._fingerprint
         first = next(iter(self._generation.choices.values()))
         if self._body.return_token_ids:
             result.prompt_token_ids = first.prompt.token_ids
@@ -151,13 +152,16 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[ChatChunk]:
         if not piece.choice.begun:
             yield self._opening(piece, usage)
-        chunk = self._chunk(piece)
-        if chunk is not None:
-            yield self._chat([chunk], usage)
+        choice = self._chunk(piece)
+        if choice is not None:
+            chunk = self._chat([choice], usage)
+            chunk.system_fingerprint = self._signature(choice.finish_reason)
+            yield chunk
 
     def _last_chunk(self, usage: Usage) -> ChatChunk:
         chunk = self._chat([], usage)
         chunk.metrics = self._times()
+        chunk.system_fingerprint = self._fingerprint
         return chunk
 
     def _chat(self, choices: list[ChatChunkChoice], usage: Usage | None) -> ChatChunk:

@@ -54,6 +54,7 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
     def _answer(self, choices: list[CompletionChoice]) -> WholeCompletion:
         answer = WholeCompletion(self._id, self._generation.created, self._model, choices, usage=self._usage())
         answer.metrics = self._times()
+        answer.system_fingerprint = self._fingerprint
         return answer
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[Completion]:
@@ -61,11 +62,14 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
         if not piece.choice.begun:
             choice = self._opened(choice, piece.choice)
         if choice.text or choice.logprobs or choice.finish_reason or self._body.return_token_ids:
-            yield self._completion([choice], usage)
+            chunk = self._completion([choice], usage)
+            chunk.system_fingerprint = self._signature(choice.finish_reason)
+            yield chunk
 
     def _last_chunk(self, usage: Usage) -> Completion:
         chunk = self._completion([], usage)
         chunk.metrics = self._times()
+        chunk.system_fingerprint = self._fingerprint
         return chunk
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:

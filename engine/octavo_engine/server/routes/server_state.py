@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from aiohttp import web
 
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT, ServerContext
+from octavo_engine.server.own_version import own_version
 from octavo_engine.server.served_adapters import ServedAdapter
 
 MAX_ACCEPT = 1024  # characters of it that are looked at
@@ -103,14 +103,6 @@ async def health(request: web.Request) -> web.Response:
 async def show_version(_request: web.Request) -> web.Response:
     """Octavo's version."""
     return json_response(Version(own_version()))
-
-
-def own_version() -> str:
-    """The version of the package that is installed here."""
-    try:
-        return version("octavo")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 async def load(request: web.Request) -> web.Response:
