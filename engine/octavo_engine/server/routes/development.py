@@ -12,7 +12,8 @@ from octavo_engine.core_client.engine_client import POLL_SECONDS, PauseMode
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.routes.server_state import Status, own_version
+from octavo_engine.server.own_version import own_version
+from octavo_engine.server.routes.server_state import Status
 
 ANSWER_SECONDS = 1.0
 
