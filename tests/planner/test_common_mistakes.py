@@ -37,6 +37,15 @@ def test_shared_memory_that_eats_the_containers_is_reported():
     assert warned(plan, "shared memory may take 16.0 GiB of the container's 20.0 GiB")
 
 
+def test_batches_of_several_replicas_are_reported():
+    """Files lie with the replica that took them, and the next request goes to another."""
+    engine = {"args": ["--batch-dir", "/var/cache/octavo/batches"]}
+    assert warned(
+        planned(None, engine=engine, replicas=2), "--batch-dir gives each replica files and batches of its own"
+    )
+    assert not warned(planned(None, engine=engine, replicas=1), "--batch-dir")
+
+
 def test_weights_without_a_cache_are_reported_with_their_size():
     assert warned(
         planned(MISTRAL_7B, **on_a100()), "no cache: each new pod downloads 13.5 GiB again; cache: {} keeps it"

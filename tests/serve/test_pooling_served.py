@@ -9,7 +9,7 @@ import struct
 
 import pytest
 from octavo_testing.real_models import fetch
-from octavo_testing.served import TINY_CONFIG, Served, write_model
+from octavo_testing.served import TINY_CONFIG, Served, until, write_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "harbour", "boat", "lamp", "night", "##s", "the", "is"]
 BERT = {
@@ -39,7 +39,8 @@ def served(folder, config, *arguments):
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("embedder"), BERT) as server:
+    folder = tmp_path_factory.mktemp("embedder")
+    with served(folder, BERT, "--batch-dir", str(folder / "batches")) as server:
         yield server
 
 
@@ -53,6 +54,34 @@ def refusal(server, path, body):
     status, answer, _ = server.post(path, body)
     assert status == 400, answer
     return answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": "a boat"}),
+        ("/v1/score", {"text_1": "a boat", "text_2": ["a lamp", "the night"]}),
+        ("/rerank", {"query": "a boat", "documents": ["a lamp", "the night"]}),
+    ],
+)
+def test_a_batch_answers_as_the_endpoint_does(embedder, path, body):
+    """Rows are pooled in the background; a text that is too long is refused in the file of errors."""
+    from openai import OpenAI
+
+    long = {name: "a " * 100 if isinstance(text, str) else text for name, text in body.items()}
+    rows = [{"custom_id": f"{i}", "method": "POST", "url": path, "body": long if i == 2 else body} for i in range(4)]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with OpenAI(base_url=f"{embedder.url}/v1", api_key="unneeded") as client:
+        file = client.files.create(file=("rows.jsonl", data), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint=path, completion_window="24h")
+        until(lambda: client.batches.retrieve(batch.id).status == "completed", 20)
+        done = client.batches.retrieve(batch.id)
+        good = [json.loads(line) for line in client.files.content(done.output_file_id).text.splitlines()]
+        (bad,) = [json.loads(line) for line in client.files.content(done.error_file_id).text.splitlines()]
+    _, direct, _ = embedder.post(path, body)
+    key = "results" if path == "/rerank" else "data"
+    assert [line["response"]["body"][key] for line in good] == [direct[key]] * 3
+    assert (bad["custom_id"], bad["response"]["status_code"]) == ("2", 400)
 
 
 def test_openais_client_gets_embeddings_in_both_encodings(embedder):

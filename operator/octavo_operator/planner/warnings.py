@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.demand import Demand
+from octavo_operator.planner.given_flags import values
 from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, Scale
 from octavo_operator.planner.sizes import GIB, gib, human
 from octavo_operator.planner.storage import FETCHED, claim_size
 
+BATCHES = "--batch-dir"
 SCALE_UP_DELAY = "cluster-autoscaler.kubernetes.io/pod-scale-up-delay"
 
 
@@ -55,6 +57,7 @@ def warnings(case: CheckInput) -> tuple[str, ...]:
         _no_limit,
         _volume,
         _drain,
+        _batches,
         _open,
     )
     return tuple(sentence for check in checks for sentence in check(case))
@@ -98,6 +101,14 @@ def _downloads_again(case: CheckInput) -> Iterator[str]:
     if case.cache is None and uri.scheme in FETCHED:
         size = "the model" if case.model_bytes is None else human(case.model_bytes)
         yield f"no cache: each new pod downloads {size} again; cache: {{}} keeps it on a volume"
+
+
+def _batches(case: CheckInput) -> Iterator[str]:
+    if BATCHES in values(case.service.spec.engine.args) and case.scale.maximum > 1:
+        yield (
+            f"engine.args: {BATCHES} gives each replica files and batches of its own, and the Service sends a client to any "
+            "of them; run one replica, or a service of one replica for batches"
+        )
 
 
 def _vision(case: CheckInput) -> Iterator[str]:
