@@ -49,7 +49,7 @@ class Scheduling(LoadScopeScheduling):
     """Assigns whole lanes and whole files to workers, in the order in which they are collected.
 
     After a crash the run goes on without the test that crashed: xdist 3.8 would run it again, and wait for ever once the
-    new worker has a single test left, since a worker runs its last one only when it knows that there is no other.
+    new worker has a single test left, since a worker keeps its last one back until another follows or the run ends.
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -16,7 +16,7 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("bench/*.py") if "ArgumentParse
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_its_help_is_printed(name):
-    """As `make` starts them."""
+    """Each is started as `make` does it."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "testing"), str(ROOT / "engine")))}
     command = [sys.executable, "-m", f"bench.{name}", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT, env=environment)

@@ -1,4 +1,4 @@
-"""What people do with LangChain's OpenAI and Anthropic packages, against the URL in the first argument."""
+"""The calls that people make with LangChain's OpenAI and Anthropic packages, against the URL in the first argument."""
 
 import sys
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What people do with LiteLLM, against the URL in the first argument: as an OpenAI server, as vLLM, and as Anthropic."""
+"""The calls that people make with LiteLLM, against the URL in the first argument: as an OpenAI server, as vLLM, and as Anthropic."""
 
 import json
 import sys

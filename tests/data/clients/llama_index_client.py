@@ -1,4 +1,4 @@
-"""What people do with LlamaIndex's OpenAI-like packages, against the URL in the first argument."""
+"""The calls that people make with LlamaIndex's OpenAI-like packages, against the URL in the first argument."""
 
 import sys
 from typing import Literal
