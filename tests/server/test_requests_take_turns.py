@@ -98,6 +98,7 @@ async def test_a_burst_is_refused_before_it_is_parsed(monkeypatch):
         limits=None,
         pools=None,
         metrics=SimpleNamespace(num_http_requests=0),
+        runs_rows=False,
         config=SimpleNamespace(server=SimpleNamespace(enable_log_requests=False)),
     )
 
