@@ -66,6 +66,8 @@ class ResetPrefixCache(msgspec.Struct, frozen=True, tag="reset_prefix_cache"):
 class Pause(msgspec.Struct, frozen=True, tag="pause"):
     """Compute nothing until a `Resume`; requests are still received."""
 
+    sleep: bool = False  # give the memory of KV blocks back meanwhile: no request has any
+
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
     """Go on after a `Pause`."""
@@ -168,6 +170,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     stages: list[tuple[str, float]]  # what the start did and the seconds it took
     vocab_size: int = 0  # of the model, padding included; 0: the tokenizer's
     pooling: PoolingModel | None = None  # of a model that pools; None: it generates
+    sleeps: bool = False  # it can give the memory of its KV blocks back
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

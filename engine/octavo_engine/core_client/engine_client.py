@@ -68,7 +68,7 @@ class EngineClient:
         self._num_sent = 0
         self._followers = Followers()
         self._held: list[tuple[str, bytes]] | None = None  # while paused: requests that are not sent yet, by their ids
-        self._core_paused = False
+        self._core_paused = self.is_asleep = False
         self._num_received = 0
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Reply)
@@ -194,17 +194,17 @@ class EngineClient:
         """The number of requests that are held back."""
         return len(self._held or ())
 
-    async def pause(self, mode: PauseMode) -> None:
+    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> None:
         """Hold new requests back until `resume`, and let nothing run: what does is aborted, finished, or kept as it is.
 
-        Raises:
-            EngineDeadError: the core is gone.
+        `sleep`, once nothing runs: give the memory of the KV blocks back too. Raises EngineDeadError.
         """
         if self._held is None:
             self._held = []
         held = {request_id for request_id, _ in self._held}
         if mode == "keep":
-            self._send(Pause())
+            self._send(Pause(sleep))
+            self.is_asleep = sleep
             self._poke()
         elif mode == "abort":
             for stream in {stream for name, stream in self._streams.items() if name not in held}:
@@ -219,7 +219,7 @@ class EngineClient:
 
     def resume(self) -> None:
         """Run what was held back or kept."""
-        held, self._held = self._held, None
+        held, self._held, self.is_asleep = self._held, None, False
         if self.dead is None:
             self._send(Resume())
             self._send_requests(each for each in held or () if each[0] in self._streams)

@@ -19,6 +19,7 @@ class EngineLink(Protocol):
     """The calls that a server makes to its engine; `EngineClient` describes each."""
 
     dead: EngineDeadError | None
+    is_asleep: bool
     on_death: Callable[[EngineDeadError], None]
 
     @property
@@ -50,7 +51,7 @@ class EngineLink(Protocol):
     @property
     def num_held(self) -> int: ...
 
-    async def pause(self, mode: PauseMode) -> None: ...
+    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> None: ...
 
     def resume(self) -> None: ...
 

@@ -100,9 +100,10 @@ class NoEngine:
         """Grammars are compiled where answers are generated."""
 
     is_paused = False
+    is_asleep = False
     num_held = 0
 
-    async def pause(self, mode: PauseMode) -> None:
+    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> None:
         """Nothing runs."""
 
     def resume(self) -> None:

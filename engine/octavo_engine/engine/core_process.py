@@ -98,6 +98,10 @@ class SteppedEngine(Protocol):
 
     def reset_prefix_cache(self) -> None: ...
 
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
     def beat_into(self, beats: memoryview) -> None: ...
 
     def step(self) -> list[EngineOutput]: ...
@@ -122,6 +126,7 @@ class CoreProcess:
         self._decoder = msgspec.msgpack.Decoder(Request)
         self._num_received = 0
         self._paused = False
+        self._asleep = False
 
     def send(self, reply: Reply) -> None:
         self._socket.send(self._encoder.encode(reply))
@@ -196,13 +201,22 @@ class CoreProcess:
             elif isinstance(request, ResetPrefixCache):
                 engine.reset_prefix_cache()
             elif isinstance(request, Pause | Resume):
-                self._paused = isinstance(request, Pause)
+                self._pause(engine, request)
             elif isinstance(request, Vocabulary):
                 engine.set_vocabulary(request)
             else:
                 assert isinstance(request, Shutdown), request
                 return False
         return True
+
+    def _pause(self, engine: SteppedEngine, request: Pause | Resume) -> None:
+        self._paused = isinstance(request, Pause)
+        asleep = isinstance(request, Pause) and request.sleep
+        if asleep and not self._asleep:
+            engine.sleep()
+        elif self._asleep and not asleep:
+            engine.wake()
+        self._asleep = asleep
 
 
 def die_with_parent(parent: int, folder: Path) -> None:

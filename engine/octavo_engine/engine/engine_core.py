@@ -134,8 +134,7 @@ class EngineCore:
         self._busy = False  # there has been work ever since
         self._lists = SharedLists()
         self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
-        self._constraints = Constraints(self._vocab_size)
-        self._caching = config.cache.enable_prefix_caching
+        self._constraints, self._caching = Constraints(self._vocab_size), config.cache.enable_prefix_caching
         if config.adapters.modules:
             start = time.perf_counter()
             self._adapters.load(module.path for module in config.adapters.modules)
@@ -156,6 +155,7 @@ class EngineCore:
             executor=self._executor.capabilities.name,
             stages=self._stages,
             pooling=self._pooling,
+            sleeps=self._executor.capabilities.sleeping,
         )
 
     @property
@@ -254,6 +254,14 @@ class EngineCore:
     def reset_prefix_cache(self) -> None:
         """Drop the cached blocks that nothing uses."""
         self._scheduler.block_manager.forget_unused()
+
+    def sleep(self) -> None:
+        """Give the memory of the KV blocks back until `wake`. No request is left."""
+        self._scheduler.block_manager.forget_unused()
+        self._executor.sleep(1)
+
+    def wake(self) -> None:
+        self._executor.wake()
 
     def check(self) -> None:
         """Assert the books of the blocks: free + cached + in use == total. For tests."""

@@ -31,6 +31,7 @@ class Capabilities:
     speculative: bool = False
     pooling: bool = False  # models that pool: encoders, and decoders as embedders and rerankers
     adapters: bool = False
+    sleeping: bool = False  # level 1 of `sleep`
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,10 @@ class Executor(ABC):
         """Free everything; no call comes after it."""
 
     def sleep(self, level: int) -> None:
-        """Give device memory back (1: blocks; 2: weights too) until `wake`; not all executors can."""
+        """Give device memory back (1: blocks; 2: weights too) until `wake`; not all executors can.
+
+        Called between steps; what blocks held is lost, so no request of the core's has any.
+        """
         raise NotImplementedError(f"{self.capabilities.name} can't sleep (level {level})")
 
     def wake(self) -> None:

@@ -55,6 +55,7 @@ class Metrics:
     def __init__(self, model_name: str) -> None:
         self._labels = {"model_name": model_name, "engine": "0"}
         self._model = {"model_name": model_name}
+        self.asleep = False  # vLLM's level 1
         self._open_requests: dict[str, OpenRequest] = {}
         self._stats = SchedulerStats(
             num_running=0, num_waiting=0, kv_usage=0.0, prefix_cache_queries=0, prefix_cache_hits=0, num_preemptions=0
@@ -261,9 +262,10 @@ class Metrics:
         )
         by_reason.add_metric([*labels.values(), "deferred"], 0)  # type: ignore[attr-defined]
         yield by_reason
-        sleep = gauge("vllm:engine_sleep_state", "Whether it sleeps.", 1, {**labels, "sleep_state": "awake"})
-        for state in ("weights_offloaded", "discard_all"):
-            sleep.add_metric([*labels.values(), state], 0)  # type: ignore[attr-defined]
+        awake = {**labels, "sleep_state": "awake"}
+        sleep = gauge("vllm:engine_sleep_state", "Whether it sleeps.", int(not self.asleep), awake)
+        for state, value in (("weights_offloaded", int(self.asleep)), ("discard_all", 0)):
+            sleep.add_metric([*labels.values(), state], value)  # type: ignore[attr-defined]
         yield sleep
         if self.max_adapters:
             yield self._adapter_requests(stats)

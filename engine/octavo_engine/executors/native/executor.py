@@ -75,6 +75,7 @@ class NativeExecutor(Executor):
         self._errors: dict[str, str] = {}  # of the step's requests that are not in the batch
         self._refused: dict[str, str] = {}  # requests that the decoder would not take, and why
         self._output: StepOutput | None = None
+        self._num_blocks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def capabilities(self) -> Capabilities:
@@ -86,6 +87,7 @@ class NativeExecutor(Executor):
             swapping=True,
             pooling=True,
             adapters=self._spec.pooling is None,
+            sleeping=self._spec.pooling is None,
         )
 
     def load(self) -> Capacity:
@@ -132,7 +134,17 @@ class NativeExecutor(Executor):
         self._loaded().beat_into(beats)
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
+        self._num_blocks = num_blocks, num_host_blocks
         self._loaded().init_kv(list(num_blocks), list(num_host_blocks))
+
+    def sleep(self, level: int) -> None:
+        if level != 1:
+            super().sleep(level)
+        self._loaded().init_kv([1] * len(self._num_blocks[0]), [])
+
+    def wake(self) -> None:
+        """Allocate the blocks again, which take memory as they are used."""
+        self._loaded().init_kv(*map(list, self._num_blocks))
 
     def touch_kv(self) -> None:
         self._loaded().touch_kv()

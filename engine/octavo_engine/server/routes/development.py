@@ -74,19 +74,44 @@ async def reset_other_cache(request: web.Request) -> web.Response:  # noqa: ARG0
     return web.Response()
 
 
-async def sleep(request: web.Request) -> web.Response:  # noqa: ARG001
-    """Refuse: no executor gives its memory back yet."""
-    raise RequestError("the engine can't give its memory back while it runs: use /pause to hold requests", status=501)
+async def sleep(request: web.Request) -> web.Response:
+    """Hold requests back and give the memory of the KV blocks back (`level` 1), or only hold them back (0).
 
-
-async def wake_up(request: web.Request) -> web.Response:  # noqa: ARG001 — it never sleeps
-    """Do nothing: the engine is awake."""
+    What runs is aborted or finished, by `mode`.
+    """
+    context = request.app[CONTEXT]
+    level, mode = request.query.get("level", "1"), request.query.get("mode", "abort")
+    if level == "2":
+        raise RequestError("level 2 would free the weights, which are kept: use level 1", "query.level", status=501)
+    if level not in {"0", "1"}:
+        raise RequestError(f"level is {level[:40]!r}; it must be 0 or 1", "query.level")
+    if mode not in {"abort", "wait"}:
+        raise RequestError(f"mode is {mode[:40]!r}; it must be abort or wait", "query.mode")
+    if level == "1" and not context.ready.sleeps:
+        raise RequestError("this engine can't give its memory back: use /pause to hold requests", status=501)
+    await context.client.pause(cast("PauseMode", mode))
+    await _until_answered(context)
+    if level == "1":
+        await context.client.pause("keep", sleep=True)
+        context.metrics.asleep = True
     return web.Response()
 
 
-async def is_sleeping(request: web.Request) -> web.Response:  # noqa: ARG001
-    """Say that the engine is awake."""
-    return json_response(IsSleeping(is_sleeping=False))
+async def wake_up(request: web.Request) -> web.Response:
+    """Allocate the KV blocks again and run what was held back; with `tags` once kv_cache is among them."""
+    context = request.app[CONTEXT]
+    tags = request.query.getall("tags", [])
+    if unknown := set(tags) - {"weights", "kv_cache"}:
+        raise RequestError(f"tags has {min(unknown)[:40]!r}; it may have weights and kv_cache", "query.tags")
+    if not tags or "kv_cache" in tags:
+        context.client.resume()
+        context.metrics.asleep = False
+    return web.Response()
+
+
+async def is_sleeping(request: web.Request) -> web.Response:
+    """Say whether the memory of the KV blocks is given back."""
+    return json_response(IsSleeping(is_sleeping=request.app[CONTEXT].client.is_asleep))
 
 
 async def server_info(request: web.Request) -> web.Response:
