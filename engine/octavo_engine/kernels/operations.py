@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from octavo_engine.kernels.adapter_weights import AdapterRows, AdapterWeights
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.packed_weight import PackedWeight
@@ -189,6 +190,17 @@ class Operations(Protocol):
     def matmul_scratch(self, num_tokens: int, columns: int) -> int:
         """The most bytes that `matmul` with a PackedWeight of `columns` outputs takes beside its result, for up to
         `num_tokens` rows of x."""
+
+    # --- low-rank adapters ---
+    def add_adapters(self, y: Tensor, x: Tensor, weights: AdapterWeights, rows: AdapterRows) -> None:
+        """`y[t, n] += b[slot, n] · (a[slot, part of n] @ x[t])` for the rows of `rows`, in place of y, the result of the
+        product that `weights` are of. x: [num_tokens, in]; y: [num_tokens, out of all parts]."""
+
+    def adapter_tile(self, num_rows: int) -> int:
+        """The most rows of a tile of `AdapterRows` in a step with `num_rows` rows that use adapters."""
+
+    def adapters_scratch(self, num_tokens: int, width: int) -> int:
+        """The most bytes that `add_adapters` takes, for up to `num_tokens` rows. width: num_parts * rank, the largest."""
 
     # --- mixtures of experts ---
     def route(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from octavo_engine.kernels import reference, reference_experts, reference_heads
+from octavo_engine.kernels import reference, reference_adapters, reference_experts, reference_heads
+from octavo_engine.kernels.adapter_weights import AdapterRows, AdapterWeights
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import (
@@ -87,6 +88,16 @@ class ReferenceOperations(Operations):
 
     def matmul_scratch(self, num_tokens: int, columns: int) -> int:
         del num_tokens, columns
+        return 0  # as `attention_scratch`
+
+    def add_adapters(self, y: Tensor, x: Tensor, weights: AdapterWeights, rows: AdapterRows) -> None:
+        reference_adapters.add_adapters(y, x, weights, rows)
+
+    def adapter_tile(self, num_rows: int) -> int:
+        return max(1, num_rows)  # a product for each adapter
+
+    def adapters_scratch(self, num_tokens: int, width: int) -> int:
+        del num_tokens, width
         return 0  # as `attention_scratch`
 
     def route(

@@ -8,13 +8,14 @@ import pkgutil
 import random
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import torch
 from octavo_testing import tiny_encoders, tiny_models
 from octavo_testing.gguf_files import write_mixed_gguf
 from octavo_testing.kernel_traffic import MODELS, config_for, core_over, shallow, traffic
 
-from octavo_engine.config import ModelConfig
+from octavo_engine.config import AdapterConfig, ModelConfig
 from octavo_engine.executors.torch import model_configs, rehearsal
 from octavo_engine.executors.torch.model_configs import QWEN3_30B_A3B
 from octavo_engine.executors.torch.parallel import Parallel
@@ -192,8 +193,11 @@ NO_MODELS = {"round_rows_kernel", "float8_kernel", "sigmoid_gate_kernel"}  # no 
 OTHERS = ("apertus", "llama 4", "olmo 2", "qwen 2 with experts")
 
 
+ADAPTERS = AdapterConfig(enabled=True, max_loras=4, max_lora_rank=16, max_cpu_loras=4)
+
+
 def rehearsals() -> Iterator[tuple[str, ModelSpec, Place]]:
-    """The models of real shapes, two of them packed too, and one of two ranks of some others."""
+    """The models of real shapes, two of them packed too, and one of two ranks of some others; all with adapters."""
     shapes = {name: from_hf_config(config) for name, config in vars(model_configs).items() if name.isupper()}
     for label, spec in shapes.items():
         yield label, spec, Place()
@@ -212,7 +216,8 @@ def test_no_key_depends_on_a_buffers_place_or_a_steps_counts():
     """A kernel whose key did would be compiled while serving, once for each way in which a step's pieces may lie."""
     met = set()
     for label, spec, place in rehearsals():
-        variants = set(kernels_of(config_for(100), spec, Launcher(GPU), Parallel(place)))
+        config = msgspec.structs.replace(config_for(100), adapters=ADAPTERS)
+        variants = set(kernels_of(config, spec, Launcher(GPU), Parallel(place)))
         for variant in variants:
             assert all(arg.aligned for arg in variant.args if isinstance(arg, Pointer)), f"{label}: {variant}"
         if label not in OTHERS:  # theirs have sizes of either kind

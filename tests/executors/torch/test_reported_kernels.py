@@ -57,8 +57,8 @@ def test_the_baseline_has_a_limit_for_each_kernel_of_the_report_and_for_no_other
 @pytest.mark.slow
 def test_what_no_engine_launches_is_float8_alone(kernels, gpu):
     launched = set()
-    for spec in reported.reported_models().values():
-        launched.update(kernels_of(reported.report_config(), spec, Launcher(gpu)))
+    for _, config, spec in reported.reported_engines():
+        launched.update(kernels_of(config, spec, Launcher(gpu)))
     beyond = {kernel.name.split()[1] for kernel in kernels if kernel.variant not in launched}
     assert beyond == ({"f8"} if gpu.capability >= 89 else set())
 

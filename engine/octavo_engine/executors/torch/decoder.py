@@ -17,12 +17,13 @@ from octavo_engine.executors.torch.embedding import Embedding
 from octavo_engine.executors.torch.feed_forward import ExpertsWeights, MlpWeights, feed_forward
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.latent import LatentWeights
-from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
+from octavo_engine.executors.torch.linear import Adapted, Linear, Matrices, Vectors
 from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.executors.torch.per_layer import PerLayerEmbeddingWeights, PerLayerWeights
 from octavo_engine.executors.torch.pooler import Pooler
 from octavo_engine.executors.torch.scratch_cache import ScratchCache
+from octavo_engine.kernels.adapter_weights import AdapterRows
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored
@@ -38,6 +39,7 @@ class DecoderInputs:
     positions: Tensor  # [num_tokens] int64
     groups: tuple[PagedBatch, ...]
     token_types: Tensor | None = None  # [num_tokens] int64; None: all 0
+    adapters: AdapterRows | None = None  # None: no row has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Decoder:
         ops: Operations,
         dtype: torch.dtype,
         parallel: Parallel = ALONE,
+        adapted: Adapted = lambda _: None,
     ) -> None:
         """Take each tensor out of `weights`, so that stacking never holds the model twice. Activations are `dtype`."""
         self.spec = spec
@@ -114,7 +117,7 @@ class Decoder:
         self._absorbed = {kind: kind.absorbed for kind in kinds}
         self._attentions = [kinds[layer.attention] for layer in spec.layers]
         self.on_part: Callable[[], None] = lambda: None  # called as each layer, or logits, were computed, or launched
-        self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
+        self.layers = [self._layer(weights.pop, vector, adapted, i, layer) for i, layer in enumerate(spec.layers)]
 
     def forward(self, inputs: DecoderInputs, cache: KVCache | ScratchCache) -> Tensor:
         """Run all layers over the step's rows and write their KV. Returns [num_tokens, hidden_size].
@@ -148,7 +151,7 @@ class Decoder:
                     normed, x = self._enter(weights.pre_mlp_norm, (x + attended + around) * 2.0**-0.5, None)
                 else:
                     normed, x = self._enter(weights.pre_mlp_norm, x, attended)
-            fed = weights.feed_forward(self.ops, normed, x)
+            fed = weights.feed_forward(self.ops, normed, x, inputs.adapters)
             if layer.post_norms_sum:
                 x = self._enter(weights.post_mlp_norm, x, self._leave(None, fed))[0]
             else:
@@ -221,18 +224,18 @@ class Decoder:
         inputs: DecoderInputs,
         cache: KVCache | ScratchCache,
     ) -> Tensor:
-        ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
+        ops, batch, adapters = self.ops, inputs.groups[cache.group_of_layer[i]], inputs.adapters
         if isinstance(weights.qkv, LatentWeights):
             mixed = weights.qkv(ops, x, spec, changes, cache.keys[i], batch, weights.sinks)
-            return self.parallel.all_reduce(weights.o(ops, mixed))
+            return self.parallel.all_reduce(weights.o(ops, mixed, adapters))
         keys, values = cache.keys[i], cache.values[i]
-        qkv = weights.qkv(ops, x)
+        qkv = weights.qkv(ops, x, adapters)
         q = ops.write_qkv(qkv, spec, self._normed(qkv, spec, weights, changes), keys, values, batch)
         mixed = ops.attention(q, keys, values, batch, spec, sinks=weights.sinks)  # [num_tokens, num_heads, head_dim_v]
         mixed = mixed.flatten(-2)
         if weights.output_gate is not None:
             mixed = ops.gate_by_sigmoid(mixed, weights.output_gate(ops, x))
-        return self.parallel.all_reduce(weights.o(ops, mixed))
+        return self.parallel.all_reduce(weights.o(ops, mixed, adapters))
 
     def _normed(self, qkv: Tensor, spec: Attention, weights: LayerWeights, changes: HeadChanges) -> HeadChanges:
         """`changes` with the layer's norms; those of the width span the heads of all ranks."""
@@ -253,14 +256,14 @@ class Decoder:
             num_ranks=1 if sums is None else ranks,
         )
 
-    def _layer(self, matrix: Matrices, vector: Vectors, i: int, layer: Layer) -> LayerWeights:
+    def _layer(self, matrix: Matrices, vector: Vectors, adapted: Adapted, i: int, layer: Layer) -> LayerWeights:
         attention = layer.attention
 
         def norm(name: str, spec: Norm | None) -> NormWeights | None:
             return None if spec is None else NormWeights.of(spec, f"layers.{i}.{name}", vector)
 
         def linear(*names: str, bias: bool) -> Linear:
-            return Linear.of(matrix, vector, [f"layers.{i}.{name}" for name in names], bias=bias)
+            return Linear.of(matrix, vector, [f"layers.{i}.{name}" for name in names], bias=bias, adapted=adapted)
 
         return LayerWeights(
             pre_attention_norm=norm("pre_attention_norm", layer.pre_attention_norm),
@@ -277,7 +280,7 @@ class Decoder:
             sinks=vector(f"layers.{i}.sinks") if attention.sinks else None,
             output_gate=linear("output_gate", bias=False) if attention.output_gate else None,
             o=linear("o", bias=attention.o_bias),
-            feed_forward=feed_forward(layer.mlp, f"layers.{i}.", matrix, vector, self.parallel),
+            feed_forward=feed_forward(layer.mlp, f"layers.{i}.", matrix, vector, self.parallel, adapted),
             laurel=None if layer.laurel is None else LaurelWeights.of(layer.laurel, f"layers.{i}.", matrix, vector),
             altup=None if layer.altup is None else AltUpWeights.of(layer.altup, f"layers.{i}.", matrix, vector),
             per_layer=None

@@ -16,9 +16,10 @@ import torch
 from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.capacity import longest_sequence
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
-from octavo_engine.errors import OutOfMemoryError
+from octavo_engine.errors import ExecutorError, OutOfMemoryError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
+from octavo_engine.executors.torch.adapter_slots import without_adapters
 from octavo_engine.executors.torch.causal_model import CausalModel
 from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.device import device_of
@@ -34,6 +35,7 @@ from octavo_engine.executors.unsupported import refuse_unsupported
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packing import Stored
+from octavo_engine.weights.adapter import Adapter
 from octavo_models.outline import Model, ModelOutline
 from octavo_models.spec import ModelSpec
 
@@ -41,6 +43,7 @@ LOAD_REMEDY = (
     "choose a smaller or a quantized model, spread it with --tensor-parallel-size, or lower --max-num-batched-tokens "
     "or --max-num-seqs"
 )
+ADAPTER_REMEDY = "lower --max-cpu-loras or --max-lora-rank"
 KV_REMEDY = "lower --kv-cache-memory-bytes, --gpu-memory-utilization or --swap-space"
 
 
@@ -89,7 +92,14 @@ class TorchExecutor(Executor):
     def capabilities(self) -> Capabilities:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         name = f"torch {torch.__version__} on {name}"
-        return Capabilities(name, asynchronous=True, grammar_masks=True, swapping=True, pooling=True)
+        return Capabilities(
+            name,
+            asynchronous=True,
+            grammar_masks=True,
+            swapping=True,
+            pooling=True,
+            adapters=self.runner.takes_adapters,
+        )
 
     @torch.inference_mode()
     def load(self) -> Capacity:
@@ -131,9 +141,11 @@ class TorchExecutor(Executor):
                 seed=self.config.model.seed,
                 parallel=runner.parallel,
             )
+        runner.allocate_adapters()
         weights = self._weights()
         weight_bytes = sum(weight.nbytes for weight in weights.values())
-        return Decoder(runner.spec, weights, runner.ops, runner.dtype, runner.parallel), weight_bytes
+        adapted = runner.adapted_product
+        return Decoder(runner.spec, weights, runner.ops, runner.dtype, runner.parallel, adapted), weight_bytes
 
     def beat_into(self, beats: memoryview) -> None:
         self.runner.beat_into(beats)
@@ -155,6 +167,18 @@ class TorchExecutor(Executor):
     def move_blocks(self, ops: KVOps) -> None:
         with self._starting("moving KV blocks", KV_REMEDY):
             self.runner.move_blocks(ops)
+
+    @torch.inference_mode()
+    def add_adapter(self, adapter: Adapter) -> None:
+        slots = self.runner.adapters
+        if slots is None:
+            raise ExecutorError(without_adapters(self.config, self.whole))
+        with self._starting(f"adapter {adapter.adapter_id} in host memory", ADAPTER_REMEDY):
+            slots.keep(adapter)
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        if self.runner.adapters is not None:
+            self.runner.adapters.remove(adapter_id)
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         return self.runner.submit(step)
@@ -192,6 +216,7 @@ class TorchExecutor(Executor):
             element_size=runner.dtype.itemsize,
             max_len=runner.max_len,
             packed=runner.packed,
+            adapter_width=0 if runner.adapters is None else runner.adapters.width,
         )
         measured = measure(
             counters,

@@ -56,4 +56,6 @@ class FaultWatch:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True if memory ran out, the device's or the host's page-locked one: libraries say so by message alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
+from octavo_engine.executors.torch.linear import Adapted, Linear, Matrices, Vectors
 from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import Parallel
+from octavo_engine.kernels.adapter_weights import AdapterRows
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packed_weight import PackedWeight
@@ -32,21 +33,29 @@ class MlpWeights:
     learned: tuple[Tensor, Tensor] | None = None  # of xielu, [1] float32 each: as it multiplies by them
 
     @classmethod
-    def of(cls, spec: Mlp, prefix: str, matrix: Matrices, vector: Vectors, parallel: Parallel) -> MlpWeights:
+    def of(
+        cls,
+        spec: Mlp,
+        prefix: str,
+        matrix: Matrices,
+        vector: Vectors,
+        parallel: Parallel,
+        adapted: Adapted = lambda _: None,
+    ) -> MlpWeights:
         """Takes the weights whose names begin with `prefix`."""
         ups = [f"{prefix}{name}" for name in (("gate", "up") if spec.gated else ("up",))]
-        up = Linear.of(matrix, vector, ups, bias=spec.bias)
-        down = Linear.of(matrix, vector, [f"{prefix}down"], bias=spec.bias or spec.down_bias)
+        up = Linear.of(matrix, vector, ups, bias=spec.bias, adapted=adapted)
+        down = Linear.of(matrix, vector, [f"{prefix}down"], bias=spec.bias or spec.down_bias, adapted=adapted)
         return cls(spec, up, down, parallel, _learned(prefix, vector) if spec.activation == "xielu" else None)
 
-    def __call__(self, ops: Operations, x: Tensor, stream: Tensor) -> Tensor:
+    def __call__(self, ops: Operations, x: Tensor, stream: Tensor, adapters: AdapterRows | None = None) -> Tensor:
         """x: [num_tokens, hidden], normed -> as x."""
         del stream
-        return self.parallel.all_reduce(self.part(ops, x))
+        return self.parallel.all_reduce(self.part(ops, x, adapters))
 
-    def part(self, ops: Operations, x: Tensor) -> Tensor:
+    def part(self, ops: Operations, x: Tensor, adapters: AdapterRows | None = None) -> Tensor:
         """The same; of a rank of several, its part of the sum."""
-        return self.down(ops, self._inner(ops, self.up(ops, x)))
+        return self.down(ops, self._inner(ops, self.up(ops, x, adapters)), adapters)
 
     def _inner(self, ops: Operations, up: Tensor) -> Tensor:
         if self.spec.cutoff is not None:
@@ -117,8 +126,9 @@ class ExpertsWeights:
             parallel,
         )
 
-    def __call__(self, ops: Operations, x: Tensor, stream: Tensor) -> Tensor:
-        """x: [num_tokens, hidden], normed; stream: before the norm -> as x."""
+    def __call__(self, ops: Operations, x: Tensor, stream: Tensor, adapters: AdapterRows | None = None) -> Tensor:
+        """x: [num_tokens, hidden], normed; stream: before the norm -> as x. Adapters change no mixture."""
+        del adapters
         total = self.parallel.all_reduce
         if self.beside is not None:
             assert self.shared is not None, "a mixture beside an MLP"
@@ -146,12 +156,12 @@ class ExpertsWeights:
 
 
 def feed_forward(
-    spec: Mlp | Experts, prefix: str, matrix: Matrices, vector: Vectors, parallel: Parallel
+    spec: Mlp | Experts, prefix: str, matrix: Matrices, vector: Vectors, parallel: Parallel, adapted: Adapted
 ) -> MlpWeights | ExpertsWeights:
     """The weights of a layer's second half, taken."""
     if isinstance(spec, Experts):
         return ExpertsWeights.of(spec, prefix, matrix, vector, parallel)
-    return MlpWeights.of(spec, prefix, matrix, vector, parallel)
+    return MlpWeights.of(spec, prefix, matrix, vector, parallel, adapted)
 
 
 def _learned(prefix: str, vector: Vectors) -> tuple[Tensor, Tensor]:

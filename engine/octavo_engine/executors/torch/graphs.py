@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.errors import OutOfMemoryError
+from octavo_engine.executors.torch.adapted_rows import most_tiles
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.input_batch import StepBatch, StepLayout
 from octavo_engine.kernels.operations import StepRows
@@ -31,10 +32,14 @@ MOST_TOKENS = 1 << 19
 
 @dataclass(frozen=True, slots=True)
 class GraphKey:
-    """The steps that a graph serves. `draws`: all of its requests draw a token, and nothing more is asked."""
+    """The steps that a graph serves. `draws`: all of its requests draw a token, and nothing more is asked.
+
+    `adapted`: some of them use adapters; one that is captured without them has no launches for them.
+    """
 
     num_requests: int
     draws: bool
+    adapted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,14 @@ class Outcome(IntEnum):
 
 NOTHING = StepBatch([], [], [], [], [], {})
 Compute = Callable[[GraphKey, StepLayout, Tensor], DecodeOutputs]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTiles:
+    """The tiles of steps with adapters. `rows`: `Operations.adapter_tile`."""
+
+    num_slots: int
+    rows: Callable[[int], int]
 
 
 class Recorder(Protocol):
@@ -105,7 +118,7 @@ class _Graph:
 
 
 class DecodeGraphs:
-    """The graphs of one model. `num_groups`: of the KV layout."""
+    """The graphs of one model. `num_groups`: of the KV layout; `adapters`: None where there are none."""
 
     def __init__(
         self,
@@ -117,10 +130,15 @@ class DecodeGraphs:
         device: torch.device,
         faults: FaultWatch,
         worst: Callable[[int], int] = lambda outcome: outcome,
+        adapters: AdapterTiles | None = None,
     ) -> None:
         # The largest first: the others then fit into what it leaves in the pool.
         sizes = reversed(ladder(max_requests))
-        self.keys = tuple(GraphKey(size, draws) for size in sizes for draws in (True, False))
+        kinds = (False,) if adapters is None else (True, False)
+        self.keys = tuple(
+            GraphKey(size, draws, adapted) for size in sizes for draws in (True, False) for adapted in kinds
+        )
+        self._adapters = adapters
         self._compute = compute
         self._recorder = recorder
         self._num_groups = num_groups
@@ -134,13 +152,18 @@ class DecodeGraphs:
         n = batch.num_requests
         if not n or batch.num_decodes < n or sum(batch.seq_lens) > MOST_TOKENS:
             return None
-        fitting = (key for key in self._graphs if key.draws == draws and key.num_requests >= n)
+        kind = draws, batch.adapted is not None
+        fitting = (key for key in self._graphs if (key.draws, key.adapted) == kind and key.num_requests >= n)
         return min(fitting, key=lambda key: key.num_requests, default=None)
 
     def layout(self, key: GraphKey) -> StepLayout:
         """The layout of its buffer: as many runs as each request has tables of blocks, each of one block on average."""
-        runs = key.num_requests * self._num_groups
-        return StepLayout(key.num_requests, runs, runs, key.num_requests)
+        n, runs = key.num_requests, key.num_requests * self._num_groups
+        if not key.adapted:
+            return StepLayout(n, runs, runs, n)
+        assert self._adapters is not None
+        rows = self._adapters.rows(n)
+        return StepLayout(n, runs, runs, n, n, most_tiles(n, self._adapters.num_slots, rows), rows)
 
     def fits(self, key: GraphKey, batch: StepBatch) -> bool:
         """True if the step's news have room in the graph's buffer; else they are taken in before it."""

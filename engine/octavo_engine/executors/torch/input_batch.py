@@ -9,7 +9,7 @@ for. Independent of layers, weights and sampling.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput
+from octavo_engine.executors.torch.adapted_rows import AdaptedRows
 from octavo_engine.executors.torch.decoder import DecoderInputs
 from octavo_engine.executors.torch.device import moved
+from octavo_engine.kernels.adapter_weights import AdapterRows
 from octavo_engine.kernels.operations import Operations, PagedBatch, StepRows
 from octavo_engine.sampling_params import SamplingParams
 
@@ -37,6 +39,7 @@ class RequestState:
     block_tables: list[list[int]]
     num_computed_tokens: int
     second_segment: int = 0  # as in `NewRequest`
+    adapter_id: int = 0
     error: str | None = None
     row: int | None = None  # of the device's tables
     allowed: Tensor | None = None  # [ceil(vocab / 32)] int32, on the device once a step has drawn with it
@@ -72,6 +75,7 @@ class StepBatch:
     runs: list[Run]
     drawing: list[int]  # which of `states` draw a token, by number
     errors: dict[str, str]  # scheduled, but can't be run
+    adapted: AdaptedRows | None = None
 
     @property
     def num_requests(self) -> int:
@@ -105,28 +109,39 @@ class StepBatch:
 class StepLayout:
     """The layout of a step's numbers in one flat int32 buffer, which reaches the device in one copy.
 
-    Padding: requests of row -1 with one token, runs of table -1 without values.
+    Padding: requests of row -1 with one token, runs of table -1 without values, adapters' tiles of slot -1.
     """
 
     num_requests: int
     num_runs: int
     num_values: int
     num_drawing: int
+    num_adapted: int = 0  # rows that use adapters
+    num_tiles: int = 0
+    tile_rows: int = 0
 
     @property
     def sizes(self) -> tuple[int, ...]:
         n, runs = self.num_requests, self.num_runs
-        return n, n + 1, n, runs, runs, runs, runs + 1, self.num_values, self.num_drawing
+        adapters = self.num_adapted, 3 * self.num_tiles
+        return n, n + 1, n, runs, runs, runs, runs + 1, self.num_values, self.num_drawing, *adapters
 
     @classmethod
     def of(cls, batch: StepBatch) -> StepLayout:
         """The smallest that holds `batch`."""
-        return cls(batch.num_requests, len(batch.runs), batch.num_values, len(batch.drawing))
+        adapted = batch.adapted
+        tiles = (
+            () if adapted is None else (len(adapted.order), len(adapted.tiles(adapted.tile_rows)), adapted.tile_rows)
+        )
+        return cls(batch.num_requests, len(batch.runs), batch.num_values, len(batch.drawing), *tiles)
 
     def pack(self, batch: StepBatch) -> array[int]:
         """The numbers of `batch`, padded to this layout."""
         padding, no_runs = [0] * (self.num_requests - batch.num_requests), [0] * (self.num_runs - len(batch.runs))
         values = [v for run in batch.runs for v in run.values]
+        order = [] if batch.adapted is None else batch.adapted.order
+        tiles = [] if batch.adapted is None else batch.adapted.tiles(self.tile_rows)
+        tiles += [(-1, 0, 0)] * (self.num_tiles - len(tiles))
         columns = (
             [-1 if s.row is None else s.row for s in batch.states] + [-1 for _ in padding],
             _sums([*batch.counts, *[1 for _ in padding]]),
@@ -137,6 +152,8 @@ class StepLayout:
             _sums([len(run.values) for run in batch.runs] + no_runs),
             values + [0] * (self.num_values - len(values)),
             batch.drawing + list(range(len(batch.drawing), self.num_drawing)),
+            order + [0] * (self.num_adapted - len(order)),
+            [tile[i] for i in range(3) for tile in tiles],
         )
         assert tuple(map(len, columns)) == self.sizes
         numbers = array("i")
@@ -146,8 +163,15 @@ class StepLayout:
 
     def split(self, buffer: Tensor) -> tuple[StepRows, Tensor]:
         """Views of a packed buffer: the step's rows, and the numbers of the requests that draw."""
-        *rows, drawing = torch.split(buffer, list(self.sizes))
+        *rows, drawing, _, _ = torch.split(buffer, list(self.sizes))
         return StepRows(*rows), drawing
+
+    def adapter_rows(self, buffer: Tensor) -> AdapterRows | None:
+        """Views of a packed buffer: the rows that use adapters; None where there is no room for any."""
+        if not self.num_tiles:
+            return None
+        *_, order, tiles = torch.split(buffer, list(self.sizes))
+        return AdapterRows(order, tiles.view(3, -1), self.tile_rows)
 
 
 class PersistentBatch:
@@ -163,8 +187,10 @@ class PersistentBatch:
         max_requests: int,
         max_len: int,
         device: torch.device,
+        has_adapter: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._ops = ops
+        self._has_adapter = has_adapter
         self._vocab_size = vocab_size
         self._block_size = block_size
         self.device = device
@@ -275,7 +301,8 @@ class PersistentBatch:
             block_tables=[list(ids) for ids in new.block_ids],
             num_computed_tokens=new.num_computed_tokens,
             second_segment=new.second_segment,
-            error=self._refusal(new.token_ids),
+            adapter_id=new.adapter_id,
+            error=self._refusal(new),
         )
 
     def _drop(self, request_id: str) -> None:
@@ -303,8 +330,10 @@ class PersistentBatch:
         assert state.row is not None
         return [Run(1 + g, state.row, 0, table[:]) for g, table in enumerate(state.block_tables) if table]
 
-    def _refusal(self, token_ids: list[int]) -> str | None:
-        wrong = next((t for t in token_ids if not 0 <= t < self._vocab_size), None)
+    def _refusal(self, new: NewRequest) -> str | None:
+        if new.adapter_id and not self._has_adapter(new.adapter_id):
+            return f"adapter {new.adapter_id} is not loaded: load it again"
+        wrong = next((t for t in new.token_ids if not 0 <= t < self._vocab_size), None)
         return None if wrong is None else f"token {wrong} is outside the vocabulary of {self._vocab_size}"
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 import octavo_engine
 import octavo_models
-from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, SchedulerConfig
+from octavo_engine.config import AdapterConfig, CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, SchedulerConfig
 from octavo_engine.kernels.folders import folders, group_of, kernel_cache_folder
 from octavo_models.partition import Place
 from octavo_models.spec import ModelSpec
@@ -55,6 +55,9 @@ def what_decides(config: EngineConfig) -> EngineConfig:
             max_num_seqs=config.scheduler.max_num_seqs, max_num_batched_tokens=config.scheduler.max_num_batched_tokens
         ),
         executor=ExecutorConfig(executor="torch", threads=1),
+        adapters=AdapterConfig(enabled=True, max_lora_rank=config.adapters.max_lora_rank)
+        if config.adapters.enabled
+        else AdapterConfig(),
     )
 
 

@@ -6,7 +6,7 @@ Owns what the largest step is, and the arithmetic; the executor runs it. Indepen
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,10 +44,17 @@ def longest_of_step(scheduler: SchedulerConfig) -> int:
     return -(-total // min(scheduler.max_num_seqs, total))
 
 
-def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int, *, draws: bool = True) -> SchedulerOutput:
+def largest_step(
+    scheduler: SchedulerConfig,
+    layout: KVLayout,
+    max_len: int,
+    *,
+    draws: bool = True,
+    adapter_ids: Sequence[int] = (),
+) -> SchedulerOutput:
     """A step of as many requests and tokens as one may have; if it `draws`, each with everything that can be asked for.
 
-    All of them write block 1 of each group: what they make is never read.
+    All of them write block 1 of each group: what they make is never read. They take turns in using `adapter_ids`.
     """
     total = scheduler.max_num_batched_tokens
     n = min(scheduler.max_num_seqs, total)
@@ -55,7 +62,9 @@ def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int, *, 
     for i in range(n):
         length = min(total // n + (i < total % n), max_len)
         blocks = [1] * -(-length // layout.block_size)
-        new.append(NewRequest(str(i), [0] * length, EVERYTHING, tuple(list(blocks) for _ in layout.groups), 0))
+        tables = tuple(list(blocks) for _ in layout.groups)
+        adapter_id = adapter_ids[i % len(adapter_ids)] if adapter_ids else 0
+        new.append(NewRequest(str(i), [0] * length, EVERYTHING, tables, 0, adapter_id))
     counts = {request.request_id: len(request.token_ids) for request in new}
     if not draws:
         return SchedulerOutput(0, tuple(new), (), counts, {}, frozenset())

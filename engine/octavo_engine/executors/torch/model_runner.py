@@ -17,11 +17,13 @@ from torch import Tensor
 from octavo_engine.config import EngineConfig
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.executors.executor import StepHandle
+from octavo_engine.executors.torch.adapted_rows import adapted_rows
+from octavo_engine.executors.torch.adapter_slots import AdapterSlots
 from octavo_engine.executors.torch.causal_model import CausalModel
 from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.dtypes import dtypes_of
 from octavo_engine.executors.torch.faults import FaultWatch
-from octavo_engine.executors.torch.graphs import DecodeGraphs, DecodeOutputs, GraphKey, Recorder
+from octavo_engine.executors.torch.graphs import AdapterTiles, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
 from octavo_engine.executors.torch.input_batch import MOST_VALUES, PersistentBatch, StepBatch, StepLayout, to_device
 from octavo_engine.executors.torch.kv_cache import KV_DTYPES, KVCache
 from octavo_engine.executors.torch.memory import largest_step, longest_of_step
@@ -29,7 +31,9 @@ from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.executors.torch.sampler import GrammarMask, Results, Sampler, SamplingTable
 from octavo_engine.executors.torch.scratch_cache import ScratchCache, blocks_for, with_blocks
 from octavo_engine.executors.torch.submitted import Drawn, SubmittedStep
+from octavo_engine.kernels.adapter_weights import AdapterWeights
 from octavo_engine.kernels.operations import Operations
+from octavo_engine.weights.adapter import Adapter
 from octavo_models.outline import Model, ModelOutline
 from octavo_models.partition import kv_layout, part
 from octavo_models.spec import ModelSpec
@@ -67,6 +71,9 @@ class ModelRunner:
         self.max_len = config.model.max_model_len or whole.max_position
         self._vocab_size = whole.vocab_size
         self._recorder = recorder
+        adaptable = config.adapters.enabled and not self.pools
+        self._adapted_model = whole if adaptable and isinstance(whole, ModelSpec) else None
+        self.adapters: AdapterSlots | None = None
         self.requests = self._tables(min(self.max_len, longest_of_step(config.scheduler)))
         self.decoder: CausalModel | None = None
         self.sampler: Sampler | None = None
@@ -79,6 +86,20 @@ class ModelRunner:
         """Run `decoder` from now on."""
         self.decoder = decoder
         self._make_sampler(decoder)
+
+    @property
+    def takes_adapters(self) -> bool:
+        return self._adapted_model is not None
+
+    def allocate_adapters(self) -> None:
+        """Allocate slots for adapters, where the engine has any: before the model, which refers to them."""
+        if self._adapted_model is not None:
+            config, place = self.config.adapters, self.parallel.place
+            self.adapters = AdapterSlots(self._adapted_model, place, config, self.dtype, self.device)
+
+    def adapted_product(self, names: tuple[str, ...]) -> AdapterWeights | None:
+        """What adapters may add to the product of these weights; None: nothing."""
+        return None if self.adapters is None else self.adapters.of(names)
 
     def limit_length(self, max_len: int) -> None:
         """Replace the tables by ones of sequences of up to `max_len` tokens, and graphs by ones over these."""
@@ -137,6 +158,7 @@ class ModelRunner:
             step = with_blocks(step, self.layout.block_size)
         with self.faults.watching():
             batch = self.requests.apply(step)
+            batch = self._with_adapters(batch)
             sampler.table.update(batch.states)
             cache.apply(step.kv_ops)
             plain = not step.constrained and sampler.table.is_plain(batch)
@@ -203,7 +225,13 @@ class ModelRunner:
     @torch.inference_mode()
     def run_largest_step(self) -> None:
         """Run the step that takes most memory; its requests are gone afterwards."""
-        step = largest_step(self.config.scheduler, self.layout, self.requests.max_len, draws=not self.pools)
+        slots = self.adapters
+        adapter_ids = range(0) if slots is None else range(1, slots.max_loras + 1)
+        if slots is not None:
+            for adapter_id in adapter_ids:
+                slots.keep(Adapter(adapter_id, ()))  # without parts: as much is allocated, and nothing computed
+        draws, longest = not self.pools, self.requests.max_len
+        step = largest_step(self.config.scheduler, self.layout, longest, draws=draws, adapter_ids=adapter_ids)
         handle = self.submit(step)
         if self.parallel.place.last_stage:
             self.sample(handle)
@@ -211,6 +239,9 @@ class ModelRunner:
         self._submitted.clear()
         self._drawn.clear()
         self.requests.clear()
+        if slots is not None:
+            for adapter_id in adapter_ids:
+                slots.remove(adapter_id)
 
     def close(self) -> None:
         """Wait for the device and drop the graphs: what they have captured of others' must outlive them."""
@@ -220,7 +251,7 @@ class ModelRunner:
             self.graphs.forget()
         if self.cache is not None:
             self.cache.close()
-        self.decoder = self.sampler = self.cache = self.graphs = None
+        self.decoder = self.sampler = self.cache = self.graphs = self.adapters = None
         self._submitted.clear()
         self._drawn.clear()
         self.requests.clear()
@@ -253,7 +284,17 @@ class ModelRunner:
             max_requests=self.config.scheduler.max_num_seqs,
             max_len=max_len,
             device=self.device,
+            has_adapter=lambda adapter_id: self.adapters is not None and self.adapters.has(adapter_id),
         )
+
+    def _with_adapters(self, batch: StepBatch) -> StepBatch:
+        """`batch` with the rows that use adapters, each of which is in a slot from now on."""
+        if self.adapters is None:
+            return batch
+        ids = [state.adapter_id for state in batch.states]
+        slots = self.adapters.place(adapter_id for adapter_id in ids if adapter_id)
+        adapted = adapted_rows(ids, batch.counts, slots, self.ops.adapter_tile)
+        return batch if adapted is None else replace(batch, adapted=adapted)
 
     def _make_sampler(self, decoder: CausalModel) -> None:
         table = SamplingTable(self.config.scheduler.max_num_seqs, self.device)
@@ -273,6 +314,7 @@ class ModelRunner:
             device=self.device,
             faults=self.faults,
             worst=self.parallel.worst,
+            adapters=None if self.adapters is None else AdapterTiles(self.adapters.max_loras, self.ops.adapter_tile),
         )
 
     def _eager(
@@ -281,7 +323,8 @@ class ModelRunner:
         if batch.num_values > MOST_VALUES:
             self.requests.send(batch.runs)
         layout = StepLayout.of(batch)
-        rows, drawing = layout.split(to_device(layout.pack(batch), self.device))
+        buffer = to_device(layout.pack(batch), self.device)
+        rows, drawing = layout.split(buffer)
         if not batch.num_requests:
             self.requests.write_runs(rows)
             nothing = torch.empty(0, self.spec.hidden_size, dtype=self.dtype, device=self.device)
@@ -295,6 +338,8 @@ class ModelRunner:
         )
         if self.pools:
             inputs = replace(inputs, token_types=batch.token_types(self.device))
+        if batch.adapted is not None:
+            inputs = replace(inputs, adapters=layout.adapter_rows(buffer))
         hidden = decoder.forward(inputs, cache)
         return SubmittedStep(step, batch, hidden, rows.rows, rows.query_starts, seq_lens, drawing)
 
@@ -314,7 +359,7 @@ class ModelRunner:
         inputs, seq_lens = self.requests.inputs(
             rows, num_tokens=n, decode_lens=(longest,) * n, max_query_len=1, max_seq_len=longest
         )
-        hidden = decoder.forward(inputs, cache)
+        hidden = decoder.forward(replace(inputs, adapters=layout.adapter_rows(buffer)), cache)
         drawn = sampler.draw(decoder.logits(hidden), rows.rows, seq_lens) if key.draws else None
         return DecodeOutputs(rows, drawing, hidden, seq_lens, drawn)
 

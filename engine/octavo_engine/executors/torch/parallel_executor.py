@@ -21,14 +21,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from octavo_engine.config import EngineConfig, ModelFiles, decode_files, encode_files
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
-from octavo_engine.errors import DeviceLostError, described
+from octavo_engine.errors import DeviceLostError, ExecutorError, described
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
-from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.executor import ADAPTER_REMEDY, TorchExecutor
 from octavo_engine.executors.torch.parallel_group import RankGroup
+from octavo_engine.weights.adapter import Adapter, LowRank
 from octavo_models.outline import Model
 from octavo_models.spec import KVLayout
 
@@ -64,11 +67,32 @@ class Masks(msgspec.Struct, frozen=True, tag="masks"):
     bits: bytes
 
 
+class AdapterPart(msgspec.Struct, frozen=True, tag="adapter_part"):
+    """One weight's matrices of the adapter that follows, float32: messages stay small, however large an adapter is."""
+
+    weight: str
+    rank: int
+    a: bytes
+    b: bytes
+
+
+class AddAdapter(msgspec.Struct, frozen=True, tag="add_adapter"):
+    """Keep an adapter, whose parts were sent before."""
+
+    adapter_id: int
+
+
+class RemoveAdapter(msgspec.Struct, frozen=True, tag="remove_adapter"):
+    """Free an adapter."""
+
+    adapter_id: int
+
+
 class Close(msgspec.Struct, frozen=True, tag="close"):
     """The engine ends in good order."""
 
 
-Command = LimitLength | InitKV | MoveBlocks | Step | Masks | Close
+Command = LimitLength | InitKV | MoveBlocks | Step | Masks | AdapterPart | AddAdapter | RemoveAdapter | Close
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -140,6 +164,16 @@ class LeadExecutor(Executor):
     def move_blocks(self, ops: KVOps) -> None:
         self._send(MoveBlocks(ops))
         self._rank.executor.move_blocks(ops)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        for part in adapter.parts:
+            self._send(AdapterPart(part.weight, len(part.a), part.a.tobytes(), part.b.tobytes()))
+        self._send(AddAdapter(adapter.adapter_id))
+        self._rank.add_adapter(adapter)
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        self._send(RemoveAdapter(adapter_id))
+        self._rank.executor.remove_adapter(adapter_id)
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         with self._one_step():
@@ -213,6 +247,26 @@ class Rank:
         self._group.broadcast(ENCODER.encode(output) if self._group.rank == source else None, source)
         return output
 
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Keep the rank's part of an adapter, on every rank or on none.
+
+        Raises:
+            ExecutorError: a rank can't keep it.
+        """
+        refusal: ExecutorError | None = None
+        try:
+            self.executor.add_adapter(adapter)
+        except DeviceLostError:
+            raise
+        except ExecutorError as error:
+            refusal = error
+        if not self._group.parallel.worst(int(refusal is not None)):
+            return
+        self.executor.remove_adapter(adapter.adapter_id)
+        raise refusal or ExecutorError(
+            f"another rank can't keep adapter {adapter.adapter_id}: its log says why; {ADAPTER_REMEDY}"
+        )
+
     @contextmanager
     def failing_together(self) -> Iterator[None]:
         """Lets an exception pass that all ranks have met; raises DeviceLostError if they have not."""
@@ -240,6 +294,7 @@ def follow(config: EngineConfig, spec: Model, files: ModelFiles, group: RankGrou
     ahead = 1 if rank.executor.capabilities.asynchronous and group.place.num_stages == 1 else 0
     running: deque[StepHandle] = deque()
     unmasked: StepHandle | None = None
+    parts: list[LowRank] = []
 
     def sample(handle: StepHandle, masks: bytes | None) -> None:
         rank.sample(handle, masks)
@@ -266,10 +321,29 @@ def follow(config: EngineConfig, spec: Model, files: ModelFiles, group: RankGrou
             assert unmasked is not None, "masks follow their step"
             with _failing_alike(rank):
                 sample(unmasked, command.bits or None)
+        elif isinstance(command, AdapterPart):
+            parts.append(
+                LowRank(command.weight, _matrix(command.a, command.rank, -1), _matrix(command.b, -1, command.rank))
+            )
+        elif isinstance(command, AddAdapter):
+            adapter = Adapter(command.adapter_id, tuple(parts))
+            parts.clear()
+            try:
+                rank.add_adapter(adapter)
+            except DeviceLostError:
+                raise
+            except ExecutorError as error:  # rank 0 raises it too
+                logger.warning("adapter %d is not kept: %s", command.adapter_id, error)
+        elif isinstance(command, RemoveAdapter):
+            rank.executor.remove_adapter(command.adapter_id)
         else:
             rank.executor.close()
             group.close()
             return
+
+
+def _matrix(numbers: bytes, rows: int, columns: int) -> NDArray[np.float32]:
+    return np.frombuffer(numbers, np.float32).reshape(rows, columns)
 
 
 @contextmanager

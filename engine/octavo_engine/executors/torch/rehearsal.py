@@ -7,6 +7,7 @@ needed, only the model's description, so that kernels can be compiled where an i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Variant
 from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.adapter import Adapter
 from octavo_models.formats import FORMATS, stays_packed
 from octavo_models.layers import Experts, Layer
 from octavo_models.partition import Place, Shard, shards
@@ -40,6 +42,7 @@ NOWHERE = torch.device("meta")
 MOST_REQUESTS, MOST_TOKENS, MOST_LENGTH = 512, 512, 4096
 MOST_TOKENS_OF_EXPERTS = 1 << 14  # among many experts it takes more until each has the rows of the largest tile
 FEWEST_SMS, MOST_SMS = 1, 1024
+ADAPTER_ID = 1
 PLAIN = SamplingParams(max_tokens=2)
 EVERYTHING = SamplingParams(
     max_tokens=2,
@@ -121,7 +124,8 @@ def rehearse(
     runner = ModelRunner(config, spec, NOWHERE, UncomputedOperations(recorder), Unshared(place))
     assert isinstance(runner.spec, ModelSpec)
     weights = described_weights(spec, place, runner.dtype, packed=runner.packed)
-    runner.take_model(Decoder(runner.spec, weights, runner.ops, runner.dtype, runner.parallel))
+    runner.allocate_adapters()
+    runner.take_model(Decoder(runner.spec, weights, runner.ops, runner.dtype, runner.parallel, runner.adapted_product))
     runner.limit_length(length)
     runner.allocate((2,) * len(runner.layout.groups))
     if spec.pooling is not None:
@@ -132,7 +136,11 @@ def rehearse(
     most = min(config.scheduler.max_num_seqs, MOST_REQUESTS)
     mixed = any(isinstance(layer.mlp, Experts) for layer in spec.layers)
     most_tokens = min(config.scheduler.max_num_batched_tokens, MOST_TOKENS_OF_EXPERTS if mixed else MOST_TOKENS)
-    for step in _steps(most, most_tokens, length, runner):
+    steps = [_steps(most, most_tokens, length, runner)]
+    if runner.adapters is not None:
+        runner.adapters.keep(Adapter(ADAPTER_ID, ()))
+        steps.append(_adapted_steps(most_tokens, length, runner))
+    for step in itertools.chain(*steps):
         handle = runner.submit(step)
         if place.last_stage:
             runner.sample(handle)
@@ -217,7 +225,16 @@ def _steps(most: int, most_tokens: int, longest: int, runner: ModelRunner) -> It
         yield _step(runner, [(length, length)] * min(tokens // length, most), PLAIN)
 
 
-def _step(runner: ModelRunner, requests: list[tuple[int, int]], sampling: SamplingParams) -> SchedulerOutput:
+def _adapted_steps(most_tokens: int, longest: int, runner: ModelRunner) -> Iterator[SchedulerOutput]:
+    """Steps of few and many rows that use an adapter: kernels know no other classes of them."""
+    for tokens in (1, most_tokens):
+        length = min(tokens, longest)
+        yield _step(runner, [(length, length)] * (tokens // length), PLAIN, ADAPTER_ID)
+
+
+def _step(
+    runner: ModelRunner, requests: list[tuple[int, int]], sampling: SamplingParams, adapter_id: int = 0
+) -> SchedulerOutput:
     """Requests of (tokens, scheduled tokens), all of which draw. Their blocks are block 1: there is nothing in it."""
     block_size = runner.layout.block_size
     new = tuple(
@@ -227,6 +244,7 @@ def _step(runner: ModelRunner, requests: list[tuple[int, int]], sampling: Sampli
             sampling,
             tuple([1] * -(-length // block_size) for _ in runner.layout.groups),
             length - scheduled,
+            adapter_id,
         )
         for i, (length, scheduled) in enumerate(requests)
     )

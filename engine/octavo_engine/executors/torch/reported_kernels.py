@@ -1,8 +1,8 @@
 """The kernels of `make kernels-report`: all that engines of some models launch, found as each engine finds its own.
 
 Between them the models have every head size, norm and grouping that ships, experts, sinks, ALiBi, pooling and latent
-attention; Llama's layers come once more in each packed format, and Qwen's experts in the most common one. Owns which
-models these are, and names that stay from report to report.
+attention; Llama's layers come once more in each packed format, and with adapters of two ranks, and Qwen's experts in the
+most common format. Owns which models these are, and names that stay from report to report.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
+from octavo_engine.config import AdapterConfig, EngineConfig, ExecutorConfig, ModelConfig
 from octavo_engine.executors.torch.model_configs import (
     BGE_BASE,
     BLOOM_7B1,
@@ -77,11 +77,25 @@ def reported_models() -> dict[str, ModelSpec]:
     }
 
 
-def report_config() -> EngineConfig:
-    """The configuration of an engine without flags."""
+ADAPTER_RANKS = {"lora": 16, "lora-64": 64}
+"""Labels of Llama with adapters, by their highest rank."""
+
+
+def reported_engines() -> Iterator[tuple[str, EngineConfig, ModelSpec]]:
+    """The reported models, each with the configuration that it comes in."""
+    models = reported_models()
+    for label, spec in models.items():
+        yield label, report_config(), spec
+    for label, rank in ADAPTER_RANKS.items():
+        yield label, report_config(AdapterConfig(enabled=True, max_lora_rank=rank)), models["llama"]
+
+
+def report_config(adapters: AdapterConfig = AdapterConfig()) -> EngineConfig:
+    """The configuration of an engine without flags, but for those of adapters."""
     return EngineConfig(
         model=ModelConfig(model="report", served_model_names=("report",), load_format="dummy"),
         executor=ExecutorConfig(executor="torch"),
+        adapters=adapters,
     )
 
 
@@ -97,9 +111,9 @@ def packed_in(format_: str, spec: ModelSpec) -> ModelSpec:
 def _rehearsed(gpu: Gpu) -> Iterator[tuple[str, Mapping[Variant, int]]]:
     refused = gpu.capability < OLDEST
     launcher = Launcher(gpu, DEFAULTS[89] if refused else {})  # no table is made for what is refused
-    for label, spec in reported_models().items():
+    for label, config, spec in reported_engines():
         dtype = "float16" if refused else spec.dtype
-        asked = (report_config(), replace(spec, dtype=dtype), launcher)
+        asked = (config, replace(spec, dtype=dtype), launcher)
         yield label, dict.fromkeys(kernels_of(*asked), 1) | rehearse(*asked)
     if gpu.capability >= 89:
         recorder = RecordingLauncher(gpu)

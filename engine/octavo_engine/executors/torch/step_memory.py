@@ -33,8 +33,10 @@ def step_bytes(
     element_size: int,
     max_len: int,
     packed: bool = False,
+    adapter_width: int = 0,
 ) -> int:
-    """The most that a step allocates at once. `spec` and `layout` are the rank's own; `element_size`: of activations.
+    """The most that a step allocates at once. `spec` and `layout` are the rank's own; `element_size`: of activations;
+    `adapter_width`: of `AdapterSlots`, 0 without adapters.
 
     Of a model that transformers computes, what its layers allocate is not counted: profiling alone sees it.
     """
@@ -43,6 +45,8 @@ def step_bytes(
     inputs = num_tokens * (8 * (2 + len(layout.groups)) + sum(4 * dim for dim in _rotary_dims(spec)))
     inputs += num_tokens * 4 * (len({attention.query_scaling for attention in spec.attentions}) + HEAD_SUMS)
     numbers = 4 * (max(MOST_VALUES, max_len) + n * (6 + 4 * (1 + len(layout.groups))))
+    if adapter_width:
+        numbers += 4 * 4 * num_tokens  # the order of rows, and tiles of a row each
     # Each kind of attention keeps its own through the step.
     forward = sum(ops.attention_scratch(n, max_len, kind.absorbed) for kind in set(spec.attentions))
     if isinstance(spec, ModelSpec):
@@ -52,6 +56,8 @@ def step_bytes(
         mixtures = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, Experts)]
         forward += max((ops.experts_scratch(num_tokens, mixture) for mixture in mixtures), default=0)
         forward += element_size * num_tokens * _beside_the_layers(spec)
+        if adapter_width:
+            forward += ops.adapters_scratch(num_tokens, adapter_width)
     hidden = element_size * num_tokens * spec.hidden_size
     draw = (
         hidden + _draw_bytes(spec, place, n, min(PROMPT_ROWS, num_tokens), element_size) if place.last_stage else hidden

@@ -1,7 +1,7 @@
 """Launch parameters that ship: one table a generation, reasoned from its limits, not measured (see docs/LOG.md).
 
-A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by head size, "packed.M", "float8.M" and
-"experts.M" by the number of rows that a tile takes. What the limits say:
+A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by head size, "packed.M", "float8.M",
+"experts.M", "shrink.M" and "expand.M" by the number of rows that a tile takes. What the limits say:
 
 All: with three stages a tile of keys and values is on its way while the one before it is used; with two nothing is.
 sm_80 (A100): 164 KiB of shared memory an SM, 163 a program; loads are asynchronous copies, so depth comes from stages.
@@ -56,6 +56,15 @@ _EXPERTS = {
     "experts.128": _experts(128, 64, 64, 8, 3),
 }
 
+# Adapters: few rows stream an adapter's matrices, of which a tile has 16 rows of `a` or 128 of `b`; K is split, for eight
+# adapters of rank 16 would else make 8 to 24 programs. With many rows a tile has all of a product's `a` up to 64 rows.
+_ADAPTERS = {
+    "shrink.16": {"BLOCK_M": 16, "BLOCK_R": 16, "BLOCK_K": 128, "SPLIT_K": 8, "num_warps": 4, "num_stages": 3},
+    "shrink.64": {"BLOCK_M": 64, "BLOCK_R": 64, "BLOCK_K": 64, "SPLIT_K": 1, "num_warps": 4, "num_stages": 3},
+    "expand.16": {"BLOCK_M": 16, "BLOCK_N": 128, "num_warps": 4, "num_stages": 2},
+    "expand.64": {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
+}
+
 # Faster memory: of two programs an SM, 20 KiB of words and scales each have to be on their way.
 _STREAMING_90 = {
     **_STREAMING,
@@ -65,6 +74,7 @@ _STREAMING_90 = {
 
 DEFAULTS: Mapping[int, Table] = {
     80: {
+        **_ADAPTERS,
         **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 32, 8, 3),
@@ -80,6 +90,7 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 64, 64, 1, 8, 3),  # for its twin's sake only: refused before it is launched
     },
     89: {
+        **_ADAPTERS,
         **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 32, 8, 3),
@@ -95,6 +106,7 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 128, 64, 1, 8, 3),
     },
     90: {
+        **_ADAPTERS,
         **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 64, 8, 3),
@@ -110,6 +122,7 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 128, 128, 1, 8, 3),
     },
     100: {
+        **_ADAPTERS,
         **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 64, 8, 3),

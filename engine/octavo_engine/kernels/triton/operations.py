@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from octavo_engine.kernels.adapter_weights import AdapterRows, AdapterWeights
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import (
@@ -26,6 +27,7 @@ from octavo_engine.kernels.operations import (
 )
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
+from octavo_engine.kernels.triton import adapters
 from octavo_engine.kernels.triton.activation import activation
 from octavo_engine.kernels.triton.attention_tile import LOG2_E, ScoreBiases
 from octavo_engine.kernels.triton.decode_step import scratch_bytes
@@ -101,6 +103,15 @@ class TritonOperations(Operations):
 
     def matmul_scratch(self, num_tokens: int, columns: int) -> int:
         return parts_bytes(self.launch, columns, num_tokens)
+
+    def add_adapters(self, y: Tensor, x: Tensor, weights: AdapterWeights, rows: AdapterRows) -> None:
+        adapters.add_adapters(self.launch, y, x, weights, rows)
+
+    def adapter_tile(self, num_rows: int) -> int:
+        return adapters.tile_rows(self.launch, num_rows)
+
+    def adapters_scratch(self, num_tokens: int, width: int) -> int:
+        return adapters.scratch_bytes(self.launch, num_tokens, width)
 
     def route(
         self, logits: Tensor, router: Router, num_chosen: int, correction: Tensor | None = None

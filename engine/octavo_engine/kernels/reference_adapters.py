@@ -1,0 +1,26 @@
+"""What low-rank adapters add to a product, in plain torch: the twin of `triton.adapters`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import linear
+
+from octavo_engine.kernels.adapter_weights import AdapterRows, AdapterWeights
+
+
+def add_adapters(y: Tensor, x: Tensor, weights: AdapterWeights, rows: AdapterRows) -> None:
+    """See `Operations.add_adapters`. Sums are float32; what the first product makes is rounded to x's dtype."""
+    ranks, most = weights.ranks.tolist(), weights.rank
+    order = rows.order.long()
+    for slot, first, end in rows.tiles.T.tolist():
+        rank = ranks[slot] if slot >= 0 else 0
+        if not rank:
+            continue
+        at = order[first:end]
+        low = linear(x[at].float(), weights.a[slot].float()).to(x.dtype).float()
+        b = weights.b[slot, :, :rank].float()
+        start = 0
+        for part, size in enumerate(weights.sizes):
+            added = linear(low[:, part * most : part * most + rank], b[start : start + size])
+            y[at, start : start + size] = (y[at, start : start + size].float() + added).to(y.dtype)
+            start += size
