@@ -1,6 +1,6 @@
-"""The weights that low-rank adapters (LoRA) change, and the size of one adapter's slot on a device.
+"""The products of a model that low-rank adapters (LoRA) change, and the size of one adapter's slot on a device.
 
-The planner and executors with slots read the same arithmetic. Independent of adapters themselves and of devices.
+What the planner and executors with slots share. Independent of adapters themselves and of devices.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from octavo_models.adapter_modules import adaptable
 from octavo_models.spec import ModelSpec
 
 TOGETHER = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
@@ -33,16 +34,11 @@ class AdaptedProduct:
 
 
 def adapted_products(spec: ModelSpec) -> tuple[AdaptedProduct, ...]:
-    """The products of `spec`, or of a rank's part of it, that adapters may change: projections of attention and of MLPs.
-
-    What else may have a part in an adapter (experts, the projections of latent attention) is in none of them.
-    """
-    shapes = {weight.name: weight.shape for weight in spec.weights if weight.adapter_target is not None}
+    """The products of `spec`, or of a rank's part of it, of the weights that are `adaptable`."""
+    shapes = {weight.name: weight.shape for weight in adaptable(spec)}
     found = []
-    for i, layer in enumerate(spec.layers):
+    for i in range(len(spec.layers)):
         for group in TOGETHER:
-            if "q" in group and layer.attention.latent is not None:
-                continue
             names = tuple(name for name in (f"layers.{i}.{last}" for last in group) if name in shapes)
             if names:
                 found.append(AdaptedProduct(names, tuple(shapes[n][0] for n in names), shapes[names[0]][1]))

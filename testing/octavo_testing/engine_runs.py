@@ -117,9 +117,8 @@ def running_core(
     """The loaded core of `config`, closed at the end."""
     files = files or resolve(config.model, lambda *_: None)
     spec = spec or read_spec(config.model, files)
-    core = EngineCore(
-        config, create(config, spec, files), spec, read_adapter=partial(load_adapter, spec, config.adapters)
-    )
+    read = partial(load_adapter, spec, config.adapters) if isinstance(spec, ModelSpec) else None
+    core = EngineCore(config, create(config, spec, files), spec, read_adapter=read)
     try:
         yield core
     finally:

@@ -92,7 +92,8 @@ def compile_for(target: int, name: str, variant: Variant, programs: int) -> Comp
     spills = spilled(made.asm["ptx"], target) if stack else 0
     in_flight = bytes_in_flight(made.asm["ptx"])
     options = dict(variant.options)
-    weights = options["BLOCK_N"] * options["BLOCK_K"] if "BLOCK_K" in options else 0
+    columns = options.get("BLOCK_N") or options.get("BLOCK_R", 0)  # of adapters: rows of `a`
+    weights = columns * options.get("BLOCK_K", 0)
     return Compiled(
         name,
         target,

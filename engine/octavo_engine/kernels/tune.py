@@ -19,6 +19,7 @@ import torch
 import triton
 
 from octavo_engine.errors import ExecutorError
+from octavo_engine.kernels.adapter_weights import AdapterRows, AdapterWeights
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
@@ -51,6 +52,14 @@ CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4, 5),
     },
+    "shrink": {
+        "BLOCK_R": (16, 64),
+        "BLOCK_K": (64, 128),
+        "SPLIT_K": (1, 4, 8),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4),
+    },
+    "expand": {"BLOCK_N": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
     "float8": {
         "BLOCK_N": (64, 128),
         "BLOCK_K": (128, 256),
@@ -83,8 +92,10 @@ def fastest(tried: Iterator[Parameters], time: Callable[[Parameters], float | No
 
 def workload(name: str, device: torch.device) -> Callable[[TritonOperations], object]:
     """The workload that `name`'s kernel is timed on: prompts of 1,024 tokens, 32 contexts of 4,096, products of 4,096
-    squared, or 64 experts of 768, of which tokens of 2,048 take eight."""
+    squared, 64 experts of 768, of which tokens of 2,048 take eight, or eight adapters of rank 16 to q, k and v."""
     kind, _, size = name.partition(".")
+    if kind in {"shrink", "expand"}:
+        return _adapters({"16": 32, "64": 2048}[size], device)
     if kind == "experts":
         return _experts({"16": 16, "64": 512, "128": 4096}[size], device)
     if kind in {"packed", "float8"}:
@@ -115,6 +126,26 @@ def workload(name: str, device: torch.device) -> Callable[[TritonOperations], ob
     )
     q = torch.randn(n * queries, spec.num_heads, dim, dtype=torch.bfloat16, device=device)
     return lambda ops: ops.attention(q, k, v, batch, spec)
+
+
+def _adapters(num_tokens: int, device: torch.device) -> Callable[[TritonOperations], object]:
+    like = {"dtype": torch.bfloat16, "device": device}
+    num, rank, sizes = 8, 16, (4096, 1024, 1024)
+    a, b = torch.randn(num, 3 * rank, 4096, **like), torch.randn(num, sum(sizes), rank, **like)  # type: ignore[call-overload]
+    ranks = torch.full((num,), rank, dtype=torch.int32, device=device)
+    weights = AdapterWeights(a, b, sizes, ranks)
+    x, y = torch.randn(num_tokens, 4096, **like), torch.zeros(num_tokens, sum(sizes), **like)  # type: ignore[call-overload]
+    order = torch.arange(num_tokens, dtype=torch.int32, device=device)
+    each = num_tokens // num
+
+    def run(ops: TritonOperations) -> None:
+        tile = ops.adapter_tile(num_tokens)
+        firsts = [(slot, at) for slot in range(num) for at in range(slot * each, (slot + 1) * each, tile)]
+        tiles = [(slot, at, min(at + tile, (slot + 1) * each)) for slot, at in firsts]
+        rows = AdapterRows(order, torch.tensor(tiles, dtype=torch.int32, device=device).T.contiguous(), tile)
+        ops.add_adapters(y, x, weights, rows)
+
+    return run
 
 
 def _experts(num_tokens: int, device: torch.device) -> Callable[[TritonOperations], object]:

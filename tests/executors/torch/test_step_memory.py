@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 import torch
 from allocations import META, Allocations
 
-from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, ModelFiles, SchedulerConfig
+from octavo_engine.config import AdapterConfig, CacheConfig, EngineConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput
 from octavo_engine.executors.torch import parallel
 from octavo_engine.executors.torch.executor import TorchExecutor
@@ -22,7 +23,9 @@ from octavo_engine.kernels.triton import decode_step
 from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.adapter import Adapter
 from octavo_models import from_hf_config
+from octavo_models.adapted import adapted_products, slot_elements
 from octavo_models.partition import Place
 
 LLAMA = {
@@ -137,7 +140,7 @@ class Unlaunched(Launcher):
         assert all(n > 0 for n in grid) or not all(grid)
 
 
-def executor_of(config, ranks, scheduler, monkeypatch):
+def executor_of(config, ranks, scheduler, monkeypatch, adapters=None):
     """The first rank's, of a model with weights of no memory; its layers are cut to three, for all are alike."""
     monkeypatch.setattr(parallel, "gather_into", lambda out, own, group: None)
     monkeypatch.setattr(parallel.dist, "all_reduce", lambda x, group: None)
@@ -147,6 +150,7 @@ def executor_of(config, ranks, scheduler, monkeypatch):
         model=ModelConfig(model="random", served_model_names=("random",)),
         cache=CacheConfig(kv_cache_memory_bytes=1 << 30),
         scheduler=SchedulerConfig(max_num_seqs=scheduler[0], max_num_batched_tokens=scheduler[1]),
+        adapters=adapters or AdapterConfig(),
     )
 
     def weights():
@@ -173,6 +177,7 @@ def bound_of(executor):
         executor.runner.ops,
         element_size=2,
         max_len=131_072,
+        adapter_width=0 if executor.runner.adapters is None else executor.runner.adapters.width,
     )
 
 
@@ -307,3 +312,40 @@ def test_a_launch_takes_no_more_runs_than_are_reserved(monkeypatch):
     attention = executor.runner.spec.layers[0].attention
     scratch = executor.runner.ops.attention_scratch(256, 131_072, attention)
     assert scratch == 4 * decode_step.MOST_RUNS * attention.num_heads * (attention.head_dim_v + 2)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_steps_with_adapters_take_no_more_than_is_reserved(monkeypatch, scheduler):
+    """Every row uses one of eight, in steps of prompts and of decodes; slots are there before blocks are sized."""
+    asked = AdapterConfig(enabled=True, max_loras=8, max_lora_rank=64, max_cpu_loras=8)
+    with Allocations() as device:
+        executor = executor_of(LLAMA_8B, 1, scheduler, monkeypatch)
+        executor.load()
+        without = device.live
+    executor = executor_of(LLAMA_8B, 1, scheduler, monkeypatch, asked)
+    runner = executor.runner
+    with Allocations() as device:
+        executor.load()
+        slots = 2 * 8 * slot_elements(adapted_products(runner.spec), 64)
+        assert 0 <= device.live - without - slots < 64 << 10
+        executor.init_kv((64,))
+        ids = range(1, 9)
+        for adapter_id in ids:
+            executor.add_adapter(Adapter(adapter_id, ()))
+        before, bound = device.live, bound_of(executor)
+        decodes = {"max_num_batched_tokens": scheduler[0], "max_num_seqs": scheduler[0]}
+        for shape in (executor.config.scheduler, msgspec.structs.replace(executor.config.scheduler, **decodes)):
+            device.restart()
+            run(executor, largest_step(shape, runner.layout, 4096, adapter_ids=ids))
+            assert device.most - before <= bound
+
+
+def test_adapters_add_to_what_is_reserved(monkeypatch):
+    """What the first product of each makes, as wide as q, k and v together."""
+    asked = AdapterConfig(enabled=True, max_loras=1, max_lora_rank=16)
+    bounds = []
+    for adapters in (AdapterConfig(), asked):
+        executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch, adapters)
+        executor.load()
+        bounds.append(bound_of(executor))
+    assert bounds[1] - bounds[0] == 4 * 8192 * 3 * 16 + 4 * 4 * 8192

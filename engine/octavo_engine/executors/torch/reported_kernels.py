@@ -90,12 +90,12 @@ def reported_engines() -> Iterator[tuple[str, EngineConfig, ModelSpec]]:
         yield label, report_config(AdapterConfig(enabled=True, max_lora_rank=rank)), models["llama"]
 
 
-def report_config(adapters: AdapterConfig = AdapterConfig()) -> EngineConfig:
+def report_config(adapters: AdapterConfig | None = None) -> EngineConfig:
     """The configuration of an engine without flags, but for those of adapters."""
     return EngineConfig(
         model=ModelConfig(model="report", served_model_names=("report",), load_format="dummy"),
         executor=ExecutorConfig(executor="torch"),
-        adapters=adapters,
+        adapters=adapters or AdapterConfig(),
     )
 
 

@@ -22,10 +22,12 @@ from octavo_engine.kernels.triton.launch import Launcher
 
 FEW_ROWS = 256  # up to so many take small tiles and a split of K
 MOST_PARTS = 3  # q, k and v
-WIDEST_RANK = 64  # of one pass of expand
+WIDEST_RANK = 32  # of one pass of expand: with 64 it spills registers on 8.9
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_tiles"], do_not_specialize_on_alignment=["ranks", "order", "tiles"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_tiles", "width"], do_not_specialize_on_alignment=["ranks", "order", "tiles"]
+)
 def shrink_kernel(
     x,
     a,
@@ -37,7 +39,7 @@ def shrink_kernel(
     num_tiles,
     K,
     slot_stride,
-    WIDTH: tl.constexpr,
+    width,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -57,14 +59,14 @@ def shrink_kernel(
         for first in range(part * BLOCK_K, K, BLOCK_K * tl.num_programs(2)):
             k = first + tl.arange(0, BLOCK_K)
             rows = tl.load(x + row * K + k[None, :], mask=held & (k < K)[None, :], other=0.0)
-            columns = tl.load(matrix + k[:, None], mask=(r < WIDTH)[None, :] & (k < K)[:, None], other=0.0)
+            columns = tl.load(matrix + k[:, None], mask=(r < width)[None, :] & (k < K)[:, None], other=0.0)
             acc = tl.dot(rows, columns, acc, input_precision=PRECISION)
-        at = (part.to(tl.int64) * num_rows + place[:, None]) * WIDTH + r[None, :]
-        tl.store(low + at, acc, mask=held & (r < WIDTH)[None, :])
+        at = (part.to(tl.int64) * num_rows + place[:, None]) * width + r[None, :]
+        tl.store(low + at, acc, mask=held & (r < width)[None, :])
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_tiles", "num_splits"],
+    do_not_specialize=["num_rows", "num_tiles", "num_splits", "width"],
     do_not_specialize_on_alignment=["ranks", "order", "tiles"],
 )
 def expand_kernel(
@@ -81,7 +83,7 @@ def expand_kernel(
     size_1,
     size_2,
     slot_stride,
-    WIDTH: tl.constexpr,
+    width,
     RANK: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -110,11 +112,11 @@ def expand_kernel(
         for first in range(0, rank, BLOCK_R):
             r = first + tl.arange(0, BLOCK_R)
             held_r = r < RANK
-            source = low + place[:, None].to(tl.int64) * WIDTH + part * RANK + r[None, :]
+            source = low + place[:, None].to(tl.int64) * width + part * RANK + r[None, :]
             h = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
             for _ in range(num_splits):
                 h += tl.load(source, mask=held & held_r[None, :], other=0.0)
-                source += num_rows.to(tl.int64) * WIDTH
+                source += num_rows.to(tl.int64) * width
             columns = tl.load(matrix + r[:, None], mask=held_r[:, None] & held_n, other=0.0)
             acc = tl.dot(h.to(columns.dtype), columns, acc, input_precision=PRECISION)
         at = y + row * (size_0 + size_1 + size_2) + n[None, :]
@@ -162,7 +164,6 @@ class AdaptedLaunches:
         if wide:
             shrink |= {"BLOCK_K": min(64, shrink["BLOCK_K"]), "num_stages": 2}
         self._split = min(shrink.pop("SPLIT_K"), cdiv(k, shrink["BLOCK_K"]))
-        shrink["BLOCK_R"] = min(shrink["BLOCK_R"], max(16, next_power_of_2(width)))
         self._width = width
         self._first = cdiv(width, shrink["BLOCK_R"])
         self._second = sum(cdiv(size, expand["BLOCK_N"]) for size in sizes)
@@ -171,20 +172,18 @@ class AdaptedLaunches:
         stride_a, stride_b = weights.a.stride(0), weights.b.stride(0)
         self._shrink = launch.bind(
             shrink_kernel,
-            (x, weights.a, weights.ranks, rows.order, rows.tiles, low, 1, 1, k, stride_a),
+            (x, weights.a, weights.ranks, rows.order, rows.tiles, low, 1, 1, k, stride_a, width),
             changing=range(8),
             apart=(1,),
-            WIDTH=width,
             PRECISION=precision,
             **shrink,
         )
         padded = (*sizes, *[0] * (MOST_PARTS - len(sizes)))
         self._expand = launch.bind(
             expand_kernel,
-            (low, weights.b, weights.ranks, rows.order, rows.tiles, y, 1, 1, self._split, *padded, stride_b),
+            (low, weights.b, weights.ranks, rows.order, rows.tiles, y, 1, 1, self._split, *padded, stride_b, width),
             changing=range(9),
             apart=(1,),
-            WIDTH=width,
             RANK=rank,
             PRECISION=precision,
             BLOCK_R=min(WIDEST_RANK, max(16, next_power_of_2(rank))),
