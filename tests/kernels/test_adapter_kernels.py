@@ -1,4 +1,4 @@
-"""What adapters add to a product is what their twin adds, whichever rows use which."""
+"""Kernels add to a product what their twin adds, whichever rows use which adapter."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def test_adapters_of_every_rank_are_their_twins(triton_operations, device, dtype
 @pytest.mark.sample(rank=[8])
 @pytest.mark.parametrize("rank", [8, 80])
 def test_projections_of_one_input_each_have_their_own_part(triton_operations, device, rank):
-    """Of sizes that no block divides, of fewer than a block, and of more than one; 80 is more than one pass takes."""
+    """Sizes are none that blocks divide, smaller than a block, and larger; rank 80 is more than one pass takes."""
     check(triton_operations, device, torch.float32, [1, 0, 0, NONE, 1], sizes=(300, 20, 33), rank=rank)
     check(triton_operations, device, torch.float32, [0, NONE], sizes=(7, 129), in_features=33, rank=rank)
 
 
 def test_what_is_added_is_b_of_a_of_x(triton_operations, device):
-    """By the formula, not by the twin."""
+    """The formula decides, not the twin."""
     y, x, weights, got = check(triton_operations, device, torch.float32, [1, NONE, 0], sizes=(24, 8), rank=4)
     for row, slot in ((0, 1), (2, 0)):
         low = weights.a[slot] @ x[row]

@@ -90,7 +90,7 @@ def test_ranks_with_adapters_compute_what_one_computes(pool, tmp_path, name, ten
 
 
 def test_an_adapter_goes_to_the_ranks_weight_by_weight():
-    """As numbers that need no widening, in messages no larger than a weight's own."""
+    """A message has one weight's matrices, in float32."""
     a = np.arange(6, dtype=np.float32).reshape(2, 3)
     sent = msgspec.msgpack.encode(AdapterPart("layers.0.q", 2, a.tobytes(), b""))
     got = msgspec.msgpack.decode(sent, type=Command)

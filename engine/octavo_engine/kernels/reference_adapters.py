@@ -1,4 +1,4 @@
-"""What low-rank adapters add to a product, in plain torch: the twin of `triton.adapters`."""
+"""Low-rank adapters added to a product, in plain torch: the twin of `triton.adapters`."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def test_experts_and_latent_projections_are_refused_by_name(tmp_path, kind, name
 
 
 def test_an_engine_without_adapters_has_no_slots(llama):
-    """Nor does it take memory for them, or say that it serves any."""
+    """No memory is taken for them, and capabilities say that none are served."""
     config = config_of(llama, enabled=False, dtype="float32")
     executor = started(config)
     assert executor.runner.adapters is None

@@ -318,8 +318,8 @@ def test_a_launch_takes_no_more_runs_than_are_reserved(monkeypatch):
 def test_steps_with_adapters_take_no_more_than_is_reserved(monkeypatch, scheduler):
     """Every row uses one of eight, in steps of prompts and of decodes; slots are there before blocks are sized."""
     asked = AdapterConfig(enabled=True, max_loras=8, max_lora_rank=64, max_cpu_loras=8)
+    executor = executor_of(LLAMA_8B, 1, scheduler, monkeypatch)
     with Allocations() as device:
-        executor = executor_of(LLAMA_8B, 1, scheduler, monkeypatch)
         executor.load()
         without = device.live
     executor = executor_of(LLAMA_8B, 1, scheduler, monkeypatch, asked)

@@ -10,7 +10,7 @@ Tile = tuple[int, int, int]  # slot, first place, one past the last
 
 @dataclass(frozen=True, slots=True)
 class AdaptedRows:
-    """At least one row."""
+    """The adapted rows of one step, at least one."""
 
     order: list[int]  # numbers of rows, those of one slot together
     spans: list[Tile]  # the places of each slot

@@ -44,7 +44,7 @@ class _Room:
 
 
 def without_adapters(config: EngineConfig, model: Model) -> str:
-    """Why an engine of `model` has no slots, and what to do."""
+    """The reason why an engine of `model` has no slots, and what to do."""
     if isinstance(model, ModelOutline):
         return (
             "transformers computes this model, and adapters change the engine's own products alone: leave "

@@ -98,7 +98,7 @@ class ModelRunner:
             self.adapters = AdapterSlots(self._adapted_model, place, config, self.dtype, self.device)
 
     def adapted_product(self, names: tuple[str, ...]) -> AdapterWeights | None:
-        """What adapters may add to the product of these weights; None: nothing."""
+        """The slots of what adapters may add to the product of these weights; None: nothing."""
         return None if self.adapters is None else self.adapters.of(names)
 
     def limit_length(self, max_len: int) -> None:

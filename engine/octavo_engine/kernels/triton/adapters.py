@@ -1,4 +1,4 @@
-"""What low-rank adapters add to a product, for a step whose rows use different ones. Twin: `reference_adapters`.
+"""Low-rank adapters added to a product, in a step whose rows use different ones. Twin: `reference_adapters`.
 
 Two launches, as Punica (Chen et al., 2023) and S-LoRA (Sheng et al., 2023) describe them: rows of one adapter are tiles.
 *Shrink* makes `a @ x`, float32, for all projections that share the input; K is split among programs where rows are few,
