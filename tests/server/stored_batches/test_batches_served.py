@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 
 import openai
@@ -279,6 +281,32 @@ def test_a_killed_server_goes_on_and_answers_each_row_once(fake_model, tmp_path)
         lines = content(client, done.output_file_id) + content(client, done.error_file_id)
         assert sorted(line["custom_id"] for line in lines) == sorted(each["custom_id"] for each in rows)
         assert len(client.files.list().data) == 3
+
+
+def test_the_engines_end_is_no_answer_to_a_row(fake_model, tmp_path):
+    """The server ends with its engine, and the next one answers what was running."""
+    rows = [row(f"row {i}", prompt="hello", max_tokens=20, ignore_eos=True) for i in range(20)]
+    with slow(fake_model, tmp_path) as first, connected(first) as client:
+        batch = begin(client, rows)
+        until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 2, 20)
+        os.kill(first.core_pid, signal.SIGKILL)
+        assert first.wait() == 1
+    with slow(fake_model, tmp_path) as second, connected(second) as client:
+        counts = ended(client, batch).request_counts
+        assert (counts.completed, counts.failed) == (20, 0)
+
+
+def test_a_file_that_was_taken_away_fails_its_batch_with_the_reason(fake_model, tmp_path):
+    """What is answered so far is kept."""
+    rows = [row(f"row {i}", prompt="hello", max_tokens=20, ignore_eos=True) for i in range(50)]
+    with slow(fake_model, tmp_path) as first, connected(first) as client:
+        batch = begin(client, rows)
+        until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 1, 20)
+    (tmp_path / "files" / batch.input_file_id).unlink()
+    with slow(fake_model, tmp_path) as second, connected(second) as client:
+        done = ended(client, batch)
+        assert (done.status, done.errors.data[0].code) == ("failed", "file_error")
+        assert len(content(client, done.output_file_id)) == done.request_counts.completed >= 1
 
 
 def test_a_batch_is_cancelled_where_it_is(fake_model, tmp_path):

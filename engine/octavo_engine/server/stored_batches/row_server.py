@@ -59,11 +59,9 @@ class BackgroundLink:
     def __init__(self, link: EngineLink) -> None:
         self._link = link
 
-    def submit(self, requests: Sequence[EngineRequest | PoolingRequest], *, admitted: bool = False) -> OutputStream:
+    def submit(self, requests: Sequence[EngineRequest | PoolingRequest], **how: Any) -> OutputStream:
         """Send requests as the link does, in the background."""
-        return self._link.submit(
-            [msgspec.structs.replace(each, background=True) for each in requests], admitted=admitted
-        )
+        return self._link.submit([msgspec.structs.replace(each, background=True) for each in requests], **how)
 
     def check_room(self) -> None:
         """Raise EngineDeadError if the core is gone: there is always room."""

@@ -7,6 +7,7 @@ files, and no row is sent whose line is there.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 8  # batches that share the slots for rows; later ones wait for one of them to end
 EXPIRY_SECONDS = 60.0  # between two looks for files whose time is over
+FULL = {errno.ENOSPC, errno.EDQUOT}
 EXPIRED = "this row could not be answered before the completion window ended"
 
 
@@ -104,7 +106,8 @@ class BatchRuns:
         """End a batch after an error, but for the engine's end: the next start goes on."""
         if isinstance(error, ConnectionError):
             return
-        code = "storage_full" if isinstance(error, FolderFullError | OSError) else "internal_error"
+        full = isinstance(error, FolderFullError) or (isinstance(error, OSError) and error.errno in FULL)
+        code = "storage_full" if full else "file_error" if isinstance(error, OSError) else "internal_error"
         if code == "internal_error":
             logger.error("a bug while running %s", record.batch.id, exc_info=error)
         record.batch.errors = RowProblems([RowProblem(code, str(error))])
