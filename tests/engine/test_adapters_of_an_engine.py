@@ -7,13 +7,19 @@ import time
 
 import pytest
 from octavo_testing.fake_executor import FakeExecutor, core_over
+from octavo_testing.served import TINY_CONFIG
 
+from octavo_engine.config import AdapterConfig, EngineConfig, ModelConfig
 from octavo_engine.engine.engine_core import EngineCore
+from octavo_engine.engine.kv_sizing import adapter_bytes_of
 from octavo_engine.errors import ConfigError, ExecutorError, ModelLoadError
-from octavo_engine.executors.executor import Capabilities
+from octavo_engine.executors.executor import Capabilities, Capacity
 from octavo_engine.messages import AdapterLoaded, AddAdapter, EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.adapter import Adapter
+from octavo_models import from_hf_config
+from octavo_models.adapter_modules import adapter_elements
+from octavo_models.spec import KVLayout
 
 
 def request(name: str, adapter_id: int, max_tokens: int = 6) -> EngineRequest:
@@ -139,3 +145,17 @@ def test_an_executor_without_adapters_refuses_the_start():
 
     with pytest.raises(ConfigError, match="--enable-lora: without serves no adapters"):
         core_over(Without())
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_a_cpus_memory_for_adapters_is_of_as_many_and_as_high_as_they_may_be(dtype, size):
+    """A GPU's executor counts its own; without adapters there is none."""
+    spec = from_hf_config(TINY_CONFIG | {"torch_dtype": dtype})
+    capacity = Capacity(KVLayout(16, ()), 1000, None)
+    config = EngineConfig(
+        model=ModelConfig(model="m", served_model_names=("m",)),
+        adapters=AdapterConfig(enabled=True, max_lora_rank=8, max_cpu_loras=5),
+    )
+    assert adapter_bytes_of(config, capacity, spec) == size * 5 * adapter_elements(spec, 8)
+    assert adapter_bytes_of(config, Capacity(KVLayout(16, ()), 1000, 1 << 30), spec) == 0
+    assert adapter_bytes_of(EngineConfig(model=config.model), capacity, spec) == 0
