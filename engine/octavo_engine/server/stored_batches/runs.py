@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from octavo_engine.batches.rows import Row, answer_line, answered, append, read_rows, unanswered_line
+from octavo_engine.batches.rows import BatchError, Row, answer_line, answered, append, read_rows, unanswered_line
 from octavo_engine.batches.runner import OnAnswer, Runner
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.stored_batches.folder import BatchFolder, FolderFullError
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 8  # batches that share the slots for rows; later ones wait for one of them to end
 EXPIRY_SECONDS = 60.0  # between two looks for files whose time is over
 FULL = {errno.ENOSPC, errno.EDQUOT}
+BUG = "internal_error"
 EXPIRED = "this row could not be answered before the completion window ended"
 
 
@@ -106,11 +107,9 @@ class BatchRuns:
         """End a batch after an error, but for the engine's end: the next start goes on."""
         if isinstance(error, ConnectionError):
             return
-        full = isinstance(error, FolderFullError) or (isinstance(error, OSError) and error.errno in FULL)
-        code = "storage_full" if full else "file_error" if isinstance(error, OSError) else "internal_error"
-        if code == "internal_error":
+        record.batch.errors = RowProblems([_problem(error)])
+        if record.batch.errors.data[0].code == BUG:
             logger.error("a bug while running %s", record.batch.id, exc_info=error)
-        record.batch.errors = RowProblems([RowProblem(code, str(error))])
         record.batch.enter("failed")
         await self._finish(record, "failed")
 
@@ -236,6 +235,17 @@ class Answers:
         """Close both files."""
         for file in self._files:
             os.close(file)
+
+
+def _problem(error: BaseException) -> RowProblem:
+    """The reason why a batch failed, without any path of this server's."""
+    if isinstance(error, FolderFullError):
+        return RowProblem("storage_full", str(error))
+    cause = error.__cause__ if isinstance(error, BatchError) else error
+    if isinstance(cause, OSError):
+        code = "storage_full" if cause.errno in FULL else "file_error"
+        return RowProblem(code, f"the batch's files can't be read or written on this server: {cause.strerror}")
+    return RowProblem(BUG, "internal error; the server's log has the traceback")
 
 
 def _first(error: BaseException) -> BaseException:
