@@ -19,7 +19,7 @@ def context(tokenizer: tuple[int, ...], files: tuple[int, ...]) -> ServerContext
         chat_template=None,
         turn_ends=(),
         defaults=GenerationDefaults(eos_token_ids=files),
-        ready=SimpleNamespace(vocab_size=10, max_model_len=64),
+        ready=SimpleNamespace(vocab_size=10, max_model_len=64, executor="none"),
         metrics=None,
     )
 

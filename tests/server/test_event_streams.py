@@ -106,7 +106,7 @@ async def test_a_failure_before_the_stream_has_begun_has_a_status_of_its_own(eve
     """Clients and load balancers try again after a 503; an event within a 200 they do not see."""
     monkeypatch.setattr(answer_writer, "EventStream", lambda _request, **_: events)
     body = CompletionBody(prompt="a", stream=True)
-    context = SimpleNamespace(tokenizer=None, pools=None, config=SimpleNamespace(api=ApiConfig()))
+    context = SimpleNamespace(tokenizer=None, pools=None, config=SimpleNamespace(api=ApiConfig()), fingerprint="f")
     writer = CompletionWriter(context, body, Generation(error, 0), "id", "model")
     with pytest.raises(type(error)):
         await writer.stream(None)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from octavo_engine.server.intake import protocol
 from octavo_engine.server.intake.protocol import (
     CompletionBody,
+    KvTransfer,
     StreamOptions,
     parse_body,
 )
@@ -30,7 +31,7 @@ def test_every_body_is_looked_at_here():
     """A new endpoint's body belongs in `least_bodies`."""
     models = {kind for kind in vars(protocol).values() if isinstance(kind, type) and issubclass(kind, BaseModel)}
     bases = {base for kind in models for base in kind.__mro__[1:]}
-    assert models - bases == {*BODIES, StreamOptions, RepetitionFields, ResponseFormat, StructuredOutputs}
+    assert models - bases == {*BODIES, KvTransfer, StreamOptions, RepetitionFields, ResponseFormat, StructuredOutputs}
 
 
 @pytest.mark.parametrize(("kind", "name"), OPTIONAL, ids=lambda value: getattr(value, "__name__", value))
