@@ -43,6 +43,34 @@ def create(client, **fields):
     return client.responses.create(**{"model": "fake", "input": "weather?", **fields})
 
 
+def test_functions_of_a_namespace_are_called_and_answered_under_their_names(fake_model):
+    """The item of a call has both names, and goes back into the next request; coding assistants group functions so."""
+    group = {"type": "namespace", "name": "team", "description": "Others", "tools": [TOOLS[0], {**TOOLS[1]}]}
+    answer = '<tool_call>\n{"name": "team.get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    with (
+        served_answer(fake_model, answer, "--tool-call-parser", "hermes") as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key="unneeded", max_retries=0) as client,
+    ):
+        choice = {"type": "function", "namespace": "team", "name": "get_weather"}
+        for fields in ({}, {"tool_choice": choice}):
+            (call,) = create(client, tools=[group], **fields).output
+            assert (call.namespace, call.name, json.loads(call.arguments)) == ("team", "get_weather", {"city": "Paris"})
+        events = list(create(client, tools=[group], stream=True))
+        assert events[-1].response.output[0].namespace == "team"
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "mild"}
+        assert create(client, tools=[group], input=[call.model_dump(), output]).status == "completed"
+
+
+def test_what_openai_would_run_is_left_out_beside_functions(tools):
+    """Coding assistants offer a web search unasked; alone, it is refused."""
+    response = create(tools, tools=[*TOOLS, {"type": "web_search", "external_web_access": False}])
+    assert [item.type for item in response.output][-1] == "function_call"
+    with pytest.raises(openai.BadRequestError, match="runs no tools"):
+        create(tools, tools=[{"type": "web_search"}])
+    with pytest.raises(openai.BadRequestError, match=r"tools\[0\] is a namespace without tools"):
+        create(tools, tools=[{"type": "namespace", "name": "team"}])
+
+
 def test_reasoning_text_and_calls_are_items_in_order(tools):
     response = create(tools, tools=TOOLS)
     assert [item.type for item in response.output] == ["reasoning", "message", "function_call", "function_call"]

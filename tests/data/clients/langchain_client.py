@@ -1,4 +1,4 @@
-"""The calls that people make with LangChain's OpenAI and Anthropic packages, against the URL in the first argument."""
+"""Calls of LangChain's OpenAI and Anthropic packages as people make them, against the URL in the first argument."""
 
 import sys
 from typing import Literal

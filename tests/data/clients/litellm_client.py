@@ -1,4 +1,4 @@
-"""The calls that people make with LiteLLM, against the URL in the first argument: as an OpenAI server, as vLLM, and as Anthropic."""
+"""Calls of LiteLLM as people make them, against the URL in the first argument: as an OpenAI server, as vLLM, and as Anthropic."""
 
 import json
 import sys

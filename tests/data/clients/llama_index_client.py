@@ -1,4 +1,4 @@
-"""The calls that people make with LlamaIndex's OpenAI-like packages, against the URL in the first argument."""
+"""Calls of LlamaIndex's OpenAI-like packages as people make them, against the URL in the first argument."""
 
 import sys
 from typing import Literal

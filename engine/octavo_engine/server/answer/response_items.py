@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -37,6 +37,7 @@ class Item(msgspec.Struct):
     summary: list[str] | UnsetType = UNSET
     encrypted_content: UnsetType | None = UNSET
     call_id: str | UnsetType = UNSET
+    namespace: str | UnsetType = UNSET
     name: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
 
@@ -134,9 +135,13 @@ def usage_of(usage: Usage) -> ResponsesUsage:
 
 
 class ItemStream:
-    """The items of one answer as they come: one is open at a time, and `items` has all of them."""
+    """The items of one answer as they come: one is open at a time, and `items` has all of them.
 
-    def __init__(self) -> None:
+    `namespaces` has the namespace and the name of each function that is in one, by the name that the model has for it.
+    """
+
+    def __init__(self, namespaces: Mapping[str, tuple[str, str]] | None = None) -> None:
+        self._namespaces = namespaces or {}
         self.items: list[Item] = []
         self._pieces: list[str] = []
         self._logprobs: list[Raw] | None = None
@@ -183,6 +188,8 @@ class ItemStream:
         item = Item(kind, f"{IDS[kind]}_{uuid.uuid4().hex}")
         if isinstance(event, CallBegun):
             item.call_id, item.name, item.arguments = event.id, event.name, ""
+            if event.name in self._namespaces:
+                item.namespace, item.name = self._namespaces[event.name]
         else:
             item.content = []
             if kind == "message":

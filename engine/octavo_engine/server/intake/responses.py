@@ -52,6 +52,9 @@ ALIKE = (  # a chat has them too, by the same names
 )
 TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
+DESCRIBED = {"function", "namespace"}  # the types of tools that a request describes itself
+HOSTED = {"web_search", "web_search_preview", "image_generation"}  # those that assistants offer beside their own
+
 
 class Reasoning(BaseModel):
     """The effort of reasoning. Summaries are not made: the reasoning itself is in the answer."""
@@ -196,6 +199,8 @@ def _message(item: Mapping[str, Any], at: str) -> Message:
         return {"role": role, "content": _content(item.get("content"), f"{at}.content")}
     if kind == "function_call":
         function = {name: _string(item, name, at) for name in ("name", "arguments")}
+        if item.get("namespace") is not None:
+            function["name"] = f"{_string(item, 'namespace', at)}.{function['name']}"
         call = {"id": _string(item, "call_id", at), "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if kind == "function_call_output":
@@ -269,18 +274,51 @@ def _tools(body: ResponsesBody) -> dict[str, Any]:
 def _chosen(choice: Mapping[str, Any]) -> dict[str, Any]:
     """A choice of functions in the form of a chat's."""
     if choice.get("type") == "allowed_tools":
-        allowed = [{"type": "function", "function": {"name": tool.get("name")}} for tool in choice.get("tools") or ()]
+        allowed = [{"type": "function", "function": {"name": _full_name(tool)}} for tool in choice.get("tools") or ()]
         return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": allowed}}
-    return {"type": "function", "function": {"name": choice.get("name")}}
+    return {"type": "function", "function": {"name": _full_name(choice)}}
 
 
-def _functions(tools: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _full_name(tool: Any) -> Any:
+    """The name that the model has for a function that is chosen by its name, and its namespace if it is in one."""
+    if not isinstance(tool, Mapping):
+        return None
+    return f"{tool['namespace']}.{tool.get('name')}" if tool.get("namespace") else tool.get("name")
+
+
+def _functions(tools: Sequence[Mapping[str, Any]], at: str = "tools", prefix: str = "") -> Iterator[dict[str, Any]]:
+    """The functions of `tools` as a chat has them; those of a namespace have its name and a dot before theirs.
+
+    What OpenAI would run is left out where functions stand beside it: coding assistants offer it unasked, and a model need
+    not use a tool.
+    """
     for i, tool in enumerate(tools):
-        kind = tool.get("type")
+        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        if kind == "namespace" and not prefix:
+            inner = tool.get("tools")
+            if not isinstance(inner, list):
+                raise RequestError(f"{at}[{i}] is a namespace without tools, a list of functions", f"{at}[{i}].tools")
+            yield from _functions(inner, f"{at}[{i}].tools", f"{_string(tool, 'name', f'{at}[{i}]')}.")
+            continue
+        if kind in HOSTED and any(isinstance(t, Mapping) and t.get("type") in DESCRIBED for t in tools):
+            continue
         if kind != "function":
             raise RequestError(
-                f"tools[{i}] is of type {str(kind)[:40]!r}; this server runs no tools: describe it as a function",
-                f"tools[{i}].type",
+                f"{at}[{i}] is of type {str(kind)[:40]!r}; this server runs no tools: describe it as a function",
+                f"{at}[{i}].type",
             )
         known = ("name", "description", "parameters", "strict")
-        yield {"type": "function", "function": {name: tool[name] for name in known if tool.get(name) is not None}}
+        function = {name: tool[name] for name in known if tool.get(name) is not None}
+        if prefix:
+            function["name"] = prefix + _string(tool, "name", f"{at}[{i}]")
+        yield {"type": "function", "function": function}
+
+
+def namespaces_of(tools: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[str, str]]:
+    """The namespace and the name of each function in one, by the name that the model has for it."""
+    return {
+        f"{tool['name']}.{inner['name']}": (tool["name"], inner["name"])
+        for tool in tools or ()
+        if tool.get("type") == "namespace"
+        for inner in tool["tools"]
+    }

@@ -37,7 +37,7 @@ from octavo_engine.server.generation import Choice, Generation, Piece, start
 from octavo_engine.server.intake.admission import SHARE, cache_salt, read_body
 from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import ChatBody
-from octavo_engine.server.intake.responses import ResponsesBody, chat_of, messages_of
+from octavo_engine.server.intake.responses import ResponsesBody, chat_of, messages_of, namespaces_of
 from octavo_engine.server.intake.tools import ToolUse, tool_use
 from octavo_engine.server.stored_responses import Stored
 from octavo_engine.text.answer_events import AnswerEvent
@@ -215,7 +215,7 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
         self._context = context
         self._use = use
         self._stored = stored
-        self._items = ItemStream()
+        self._items = ItemStream(namespaces_of(stored.response.tools))
         self._numbers = itertools.count()
         self._all: list[AnswerEvent] = []
         self._raw: list[int] | None = [] if raw else None  # the answer's tokens, where they are asked for
