@@ -16,6 +16,9 @@ SCHEMA = {
     "required": ["yes", "size"],
     "additionalProperties": False,
 }
+NESTED: dict = {}
+for _ in range(80):
+    NESTED = {"items": {"items": NESTED}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
 MESSAGES = [{"role": "user", "content": "hello"}]
 JSON = {"temperature": 1, "max_tokens": 200, "seed": 3}
@@ -117,6 +120,17 @@ def test_a_structural_tag_holds_its_content_to_its_schema(client):
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "not JSON"),
         ({"structured_outputs": {"json": "[1]"}}, "structured_outputs.json", "a JSON schema is an object"),
         ({"structured_outputs": {"json": {"enum": [*range(1001)]}}}, "structured_outputs.json", "at most 1000"),
+        (
+            {"structured_outputs": {"json": {"enum": [str(i) for i in range(50_000)]}}},
+            "structured_outputs.json",
+            "50000",
+        ),
+        ({"structured_outputs": {"json": {"multipleOf": 1_000_003}}}, "structured_outputs.json", "multipleOf"),
+        ({"structured_outputs": {"json": {"const": "x" * 20_000}}}, "structured_outputs.json", "20000 characters"),
+        ({"structured_outputs": {"json": NESTED}}, "structured_outputs.json", "$defs"),
+        ({"structured_outputs": {"regex": "x" * 20_000}}, "structured_outputs.regex", "20000 characters"),
+        ({"structured_outputs": {"choice": ["x" * 20_000]}}, "structured_outputs.choice", "20000 characters"),
+        ({"structured_outputs": {"grammar": f'start: "{"x" * 20_000}"'}}, "structured_outputs.grammar", "a line of it"),
         ({"structured_outputs": {"grammar": "x" * 300_000}}, "structured_outputs.grammar", "at most 262144"),
         (
             {"structured_outputs": {"json": {"type": "object", "title": "x" * 300_000}}},
