@@ -155,7 +155,7 @@ def test_a_turn_end_joins_the_models_own_eos(tokenizer):
         chat_template=None,
         defaults=GenerationDefaults(eos_token_ids=(tokenizer.token_id("</s>"),)),
         turn_ends=(im_end, beyond),
-        ready=SimpleNamespace(vocab_size=tokenizer.vocab_size, max_model_len=64),
+        ready=SimpleNamespace(vocab_size=tokenizer.vocab_size, max_model_len=64, executor="none"),
         metrics=None,
     )
     assert [tokenizer.piece(index) for index in context.eos_token_ids] == ["<|endoftext|>", "</s>", "<|im_end|>"]
