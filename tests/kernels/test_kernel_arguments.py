@@ -16,6 +16,7 @@ from test_latent_kernels import latent_spec
 from test_sampling_kernels import known_tokens, sampling_batch
 from torch import Tensor
 
+from octavo_engine.kernels.adapter_weights import AdapterRows, AdapterWeights
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import Bans, Operations, Penalties, TokenCounts
@@ -80,6 +81,15 @@ def calls(device: torch.device, change: Change = lambda x: x) -> Iterator[tuple[
     yield "route", lambda o: o.route(scores, mixture.router, 2)
     chosen, shares = (change(made) for made in REFERENCE.route(scores, mixture.router, 2))
     yield "experts", lambda o: o.experts(x, chosen, shares, weights, mixture)
+    adapters = AdapterWeights(floats(2, 16, 24), floats(2, 5, 16), (5,), ints(16, 16))
+    made, order = floats(3, 5), ints(0, 2)
+
+    def add_adapters(o: Operations) -> Tensor:
+        y, tile = change(made.clone()), o.adapter_tile(2)
+        o.add_adapters(y, x, adapters, AdapterRows(order, ints(1, 0, 2)[:, None], tile))
+        return y
+
+    yield "add_adapters", add_adapters
     wide = change(floats(3, 64))
     plain, rows = floats(5, 64), floats(3, 64)
     yield "matmul plain", lambda o: o.matmul(wide, plain)
@@ -188,7 +198,8 @@ def compare(name: str, run: Callable[[Operations], object], operations: Operatio
 def test_every_operation_is_called_here(device):
     called = {name.split()[0] for name, _ in calls(device)}
     public = {name for name, _ in inspect.getmembers(Operations, inspect.isfunction) if name[0] != "_"}
-    assert called == public - {"attention_scratch", "matmul_scratch", "experts_scratch"}  # they take no tensor
+    without_tensors = {"attention_scratch", "matmul_scratch", "experts_scratch", "adapters_scratch", "adapter_tile"}
+    assert called == public - without_tensors
 
 
 @pytest.mark.parametrize("change", [lambda x: x, unaligned], ids=["dense", "unaligned"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -19,8 +20,9 @@ def add_adapters(y: Tensor, x: Tensor, weights: AdapterWeights, rows: AdapterRow
         at = order[first:end]
         low = linear(x[at].float(), weights.a[slot].float()).to(x.dtype).float()
         b = weights.b[slot, :, :rank].float()
-        start = 0
-        for part, size in enumerate(weights.sizes):
-            added = linear(low[:, part * most : part * most + rank], b[start : start + size])
-            y[at, start : start + size] = (y[at, start : start + size].float() + added).to(y.dtype)
-            start += size
+        bs, lows = torch.split(b, list(weights.sizes)), low.view(len(low), -1, most)[:, :, :rank].unbind(1)
+        added = torch.cat([linear(own, part) for own, part in zip(lows, bs, strict=True)], 1)
+        if y.dtype == torch.float32:
+            y.index_add_(0, at, added)
+        else:
+            y[at] = (y[at].float() + added).to(y.dtype)
