@@ -33,8 +33,8 @@ def add_adapter_flags(group: argparse._ArgumentGroup) -> None:
         "--max-cpu-loras",
         type=at_least(1),
         metavar="N",
-        help="adapters that the engine keeps at once, others are read again when asked for; default: as many as --max-loras and "
-        "--lora-modules ask for, and 8 at least where requests may load them",
+        help="adapters that are loaded at once; default: as many as --max-loras and --lora-modules ask for, and 8 at least where "
+        "requests may load them",
     )
     add(
         "--enable-runtime-lora-updates",

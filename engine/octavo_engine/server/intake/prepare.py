@@ -63,7 +63,6 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: 
     max_tokens = [_max_tokens(context, body, token_ids, shared["logprobs"], len(kept) * n) for token_ids in kept]
     _check_size(context, kept, n, shared, prompt_logprobs)
     texts = await echoed_texts(context, body, whole, kept)
-    await context.adapters.bring(body.model)  # last, so that it is there when the request is sent
     seed = context.seeds.getrandbits(64) if body.seed is None else body.seed
     budgets = await thinking_budgets(context, body, use, kept)
 

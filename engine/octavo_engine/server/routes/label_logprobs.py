@@ -30,7 +30,6 @@ async def draw_labels(
     """
     context = request.app[CONTEXT]
     completion = CompletionBody(
-        model=model,
         prompt=prompts,
         max_tokens=1,
         temperature=0.0,
