@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from octavo_engine.config import AdapterConfig, EngineConfig, ExecutorConfig, ModelConfig
+from octavo_engine.config import AdapterConfig, EngineConfig, ExecutorConfig, ModelConfig, SchedulerConfig
 from octavo_engine.executors.torch.model_configs import (
     BGE_BASE,
     BLOOM_7B1,
@@ -77,6 +77,8 @@ def reported_models() -> dict[str, ModelSpec]:
     }
 
 
+ON_GPU = SchedulerConfig(max_num_seqs=256, max_num_batched_tokens=8192)
+"""What an engine without flags takes on a GPU: a mixture's tiles grow with the tokens of a step."""
 ADAPTER_RANKS = {"lora": 16, "lora-64": 64}
 """Labels of Llama with adapters, by their highest rank."""
 
@@ -91,9 +93,10 @@ def reported_engines() -> Iterator[tuple[str, EngineConfig, ModelSpec]]:
 
 
 def report_config(adapters: AdapterConfig | None = None) -> EngineConfig:
-    """The configuration of an engine without flags, but for those of adapters."""
+    """The configuration of an engine without flags on a GPU, but for those of adapters."""
     return EngineConfig(
         model=ModelConfig(model="report", served_model_names=("report",), load_format="dummy"),
+        scheduler=ON_GPU,
         executor=ExecutorConfig(executor="torch"),
         adapters=adapters or AdapterConfig(),
     )
