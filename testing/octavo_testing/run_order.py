@@ -15,8 +15,8 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 LANES = {
-    "control plane": (
-        "tests/reconcile",
+    "control plane of the operator": ("tests/reconcile",),
+    "control plane of all else": (
         "tests/metrics_api",
         "tests/cluster/test_cluster_client.py",
         "tests/crd/test_crd_on_server.py",

@@ -8,6 +8,7 @@ import pytest
 from octavo_testing.engine_runs import engine_config, generate, request, running_core
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
+from octavo_engine.engine.probe import run_nothing
 from octavo_engine.errors import DeviceLostError
 
 LLAMA = {
@@ -35,6 +36,11 @@ def asked():
     return [request(f"r{i}", [5 + i, 9, 40 + i], 12) for i in range(3)]
 
 
+def probe(core):
+    """Run the core's own requests, as it does once each request of a step has failed alone."""
+    run_nothing(core._execute, core._layout, core._probes, pools=False)
+
+
 @pytest.fixture(params=[LLAMA, GEMMA], ids=["one group", "two groups"])
 def model(request, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(request.param))
@@ -57,7 +63,7 @@ def test_the_probe_runs_beside_requests_and_changes_none(config):
         expected = {name: result.tokens for name, result in generate(core, asked()).items()}
         assert len(set(map(tuple, expected.values()))) == 3, "the model tells prompts apart"
         core.reset_prefix_cache()
-        core._run_nothing()
+        probe(core)
         step, taken = core.step, []
 
         def probed():
@@ -65,7 +71,7 @@ def test_the_probe_runs_beside_requests_and_changes_none(config):
             if not core._in_flight or len(taken) % 2:
                 while core._in_flight:
                     outputs += core._land()
-                core._run_nothing()
+                probe(core)
             taken.append(1)
             return outputs
 
@@ -87,4 +93,4 @@ def test_a_probe_that_fails_is_the_engines_end(config):
         with pytest.raises(
             DeviceLostError, match=r"no request can be run any more: RuntimeError: .* image is invalid$"
         ):
-            core._run_nothing()
+            probe(core)

@@ -77,7 +77,7 @@ def test_nothing_of_the_engine_outlives_a_kill(up, smollm2):
 
 def test_a_flag_that_the_engine_refuses_ends_it_with_the_engines_sentence(up, smollm2):
     text = MANIFEST.format(model=smollm2.gguf).replace(
-        "maxNumSeqs: 8", "maxNumSeqs: 8, args: [--speculative-config, '{}']"
+        "maxNumSeqs: 8", "maxNumSeqs: 8, args: [--speculative-config, ngram]"
     )
     run = up(text, engine=REAL_ENGINE)
     assert run.process.wait(60) == 2

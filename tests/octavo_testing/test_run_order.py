@@ -17,6 +17,7 @@ def kit(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(octavo_testing.__path__[0]).parent))
 
 
+@pytest.mark.sample(after=["def test_one_more(): pass"])
 @pytest.mark.parametrize("after", ["", "def test_one_more(): pass", "def test_1(): pass\n\n\ndef test_2(): pass"])
 def test_a_run_goes_on_after_a_crash_without_the_test_that_crashed(pytester, after):
     pytester.makepyfile(
