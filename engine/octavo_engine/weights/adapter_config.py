@@ -7,14 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.json_files import read_object
 
 MERGE = "merge the adapter into its model (PEFT's merge_and_unload) and serve that"
 MOST_RANK = 1 << 14
-MOST_PATTERN = 200  # characters of a key of rank_pattern or alpha_pattern
+# A key of rank_pattern or alpha_pattern. Python's patterns can take for ever, with all threads of the process waiting: names,
+# a few runs of characters and a few choices of names are matched, which is what PEFT's users write.
+MOST_PATTERN, MOST_RUNS, MOST_CHOICES = 200, 3, 3
+RUN, CHOICE = r"(?:\\d|\[[\d-]+\]|\.)[+*]", r"\((?:\?:)?\w+(?:\|\w+)*\)"
+PATTERN = re.compile(rf"\^?(?:{RUN}|{CHOICE}|[\w.|-]|\\[.d]|\[[\d-]+\])+\$?")
 # What changes more than the product of a weight, where it says anything but its default.
 OTHER_METHODS = {
     "use_dora": "DoRA",
@@ -107,14 +111,13 @@ def _patterns(path: Path, values: Mapping[str, Any], name: str, *, whole: bool =
     if not isinstance(found, dict):
         _refuse(path, name, found, "it must map names of modules to numbers")
     for pattern, number in found.items():
-        good = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-        if not good or (whole and (number != int(number) or not 1 <= number <= MOST_RANK)):
+        if not _is_number(number) or (whole and (number != int(number) or not 1 <= number <= MOST_RANK)):
             _refuse(path, f"{name}[{pattern[:40]!r}]", number, f"it must be a {'rank' if whole else 'finite number'}")
-        # Python's patterns can take forever: one with a repeated group, or many repetitions, is no name of modules.
-        if len(pattern) > MOST_PATTERN or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 3:
+        involved = len(re.findall(RUN, pattern)) > MOST_RUNS or len(re.findall(CHOICE, pattern)) > MOST_CHOICES
+        if len(pattern) > MOST_PATTERN or involved or not PATTERN.fullmatch(pattern):
             _refuse(path, name, pattern[:40], "the pattern is too involved: write the modules' names out")
         try:
-            re.compile(pattern)
+            re.compile(_whole(pattern))
         except re.error as error:
             raise ModelLoadError(
                 f"{path}: {name} has {pattern[:40]!r}, which is no pattern: {error}; correct it"
@@ -124,13 +127,21 @@ def _patterns(path: Path, values: Mapping[str, Any], name: str, *, whole: bool =
 
 def _number(path: Path, values: Mapping[str, Any], name: str) -> float:
     value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_number(value):
         _refuse(path, name, value, "it must be a number")
     return float(value)
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    """True if `value` is a finite number that a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _refuse(path: Path, name: str, value: Any, rule: str) -> NoReturn:
-    shown = repr(value)
+    shown = "a huge number" if isinstance(value, int) and value.bit_length() > 1000 else repr(value)
     shown = shown if len(shown) <= 60 else shown[:60] + "…"
     raise ModelLoadError(f"{path}: {name} is {shown}; {rule}: correct it, or fetch the adapter again")
 
@@ -138,6 +149,11 @@ def _refuse(path: Path, name: str, value: Any, rule: str) -> NoReturn:
 def _matching(patterns: Mapping[str, float], module: str, default: float) -> float:
     """The number of the first pattern that the module's name ends in, as PEFT looks it up."""
     for pattern, number in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(_whole(pattern), module):
             return number
     return default
+
+
+def _whole(pattern: str) -> str:
+    """The pattern of a module's whole name, which ends in `pattern`."""
+    return rf"(.*\.)?({pattern})$"
