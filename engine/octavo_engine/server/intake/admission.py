@@ -92,9 +92,12 @@ def cache_salt(request: web.Request, body: SamplingBody) -> str:
     """The salt that separates the request's cached prefixes from others': the client's key, and the body's own salt.
 
     `cached_tokens` and the time to the first token reveal what was cached, so one key must not find another's prompts.
+    Rows of batches have no key; they share a prefix that no key has.
     """
-    key = request.get(KEY)
     salt = body.cache_salt or ""
+    if request.app[CONTEXT].runs_rows:
+        return f"batch:{salt}"
+    key = request.get(KEY)
     return salt if key is None else f"{key}:{salt}"
 
 

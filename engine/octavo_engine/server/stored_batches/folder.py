@@ -119,11 +119,15 @@ class BatchFolder:
         return file_id, self.path_of(file_id).open("xb")
 
     def discard(self, file_id: str) -> None:
-        """Delete a file that is not listed."""
+        """Delete a file that is not listed, all of whose bytes have been written."""
         path = self.path_of(file_id)
         if path.exists():
-            self.used -= path.stat().st_size
-            path.unlink()
+            self.drop(file_id, path.stat().st_size)
+
+    def drop(self, file_id: str, taken: int) -> None:
+        """Delete a file that is not listed, `taken` bytes of which are counted, whether or not they were written."""
+        self.used -= taken
+        self.path_of(file_id).unlink(missing_ok=True)
 
     async def keep(self, file: StoredFile) -> None:
         """List a file whose bytes have been written."""

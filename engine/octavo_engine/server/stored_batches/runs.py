@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -128,7 +129,8 @@ class BatchRuns:
                 batch.request_counts.total = total
                 await self._enter(record, "in_progress")
             if batch.status == "in_progress":
-                answers = await asyncio.to_thread(Answers, self.folder, record, self._metrics)
+                answers = Answers(self.folder, record, self._metrics)
+                await answers.open()
                 try:
                     async with asyncio.timeout(batch.expires_at - time.time()):
                         await self._runner(answers.write).run(answers.left(), self._serving)
@@ -194,16 +196,19 @@ class Answers:
     """The two files that a batch's answers go to, and the rows that have none yet."""
 
     def __init__(self, folder: BatchFolder, record: BatchRecord, metrics: Metrics) -> None:
-        """Read what an earlier run has written; a line that it could not finish is cut off."""
         self._folder = folder
         self._record = record
         self._metrics = metrics
-        paths = folder.path_of(record.output), folder.path_of(record.errors)
-        before = sum(path.stat().st_size for path in paths if path.exists())
-        good, bad = (answered(path) for path in paths)
-        folder.used -= before - sum(path.stat().st_size for path in paths if path.exists())
+        self._done: set[str] = set()
+        self._files: list[int] = []
+
+    async def open(self) -> None:
+        """Read what an earlier run has written; a line that it could not finish is cut off. Raises BatchError, OSError."""
+        paths = self._folder.path_of(self._record.output), self._folder.path_of(self._record.errors)
+        good, bad, cut = await asyncio.to_thread(_answered, *paths)
+        self._folder.used -= cut  # on the event loop, as all of its changes
         self._done = good | bad
-        counts = record.batch.request_counts
+        counts = self._record.batch.request_counts
         counts.completed, counts.failed = len(good), len(bad)
         self._files = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for path in paths]
 
@@ -235,6 +240,17 @@ class Answers:
         """Close both files."""
         for file in self._files:
             os.close(file)
+
+
+def _answered(output: Path, errors: Path) -> tuple[set[str], set[str], int]:
+    """The ids of the rows in both files, and the number of bytes that were cut off."""
+    before = _size(output) + _size(errors)
+    good, bad = answered(output), answered(errors)
+    return good, bad, before - _size(output) - _size(errors)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _problem(error: BaseException) -> RowProblem:

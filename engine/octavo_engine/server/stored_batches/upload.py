@@ -32,6 +32,7 @@ class Upload:
         self._file_id: str | None = None
         self._filename = ""
         self._size = 0
+        self._taken = 0  # bytes that the folder counts for this upload
 
     async def read(self, request: web.Request) -> StoredFile:
         """The file of `request`, kept.
@@ -51,7 +52,7 @@ class Upload:
             ) from error
         finally:
             if self._file_id is not None and self._file_id not in self._folder.files:
-                self._folder.discard(self._file_id)
+                self._folder.drop(self._file_id, self._taken)
 
     async def _read_parts(self, request: web.Request) -> None:
         if not request.content_type.startswith("multipart/form-data"):
@@ -88,7 +89,7 @@ class Upload:
             return
         if self._file_id is not None:
             raise RequestError("the form has two files: send one at a time", "file")
-        self._filename = (part.filename or "file.jsonl")[:MAX_NAME]
+        self._filename = (part.filename or "file.jsonl")[:MAX_NAME].encode(errors="replace").decode()
         self._file_id, file = self._folder.create()
         with file:
             await self._copy(part, file)
@@ -103,6 +104,7 @@ class Upload:
                     f"the file is larger than {limit} bytes (--batch-file-bytes): split it", "file", status=413
                 )
             self._folder.take(len(piece))
+            self._taken += len(piece)
             buffer += piece
             if len(buffer) >= BUFFER:
                 await asyncio.to_thread(file.write, bytes(buffer))
