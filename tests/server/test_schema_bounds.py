@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.intake.limits import MAX_LITERAL_CHARACTERS, MAX_SCHEMA_DEPTH
-from octavo_engine.server.intake.schema_bounds import check_schema
+from octavo_engine.server.intake.schema_bounds import _common_multiple, check_schema
 
 
 def nested(depth: int):
@@ -27,6 +29,8 @@ def nested(depth: int):
         ({"pattern": "a" * 20_000}, "20000 characters"),
         ({"multipleOf": 1_000_003}, "multipleOf"),
         ({"multipleOf": 1.048576}, "multipleOf"),
+        ({"multipleOf": 3 * 10**400 + 1}, "multipleOf"),
+        ({"multipleOf": 10**5000 + 1}, "multipleOf"),
         ({"allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}, "common multiple"),
         ({"properties": {f"p{i}": {"multipleOf": 9973} for i in range(100)}}, "multipleOf"),
     ],
@@ -50,6 +54,7 @@ def test_a_costly_schema_is_refused(schema, words):
                 {"multipleOf": 7},
                 {"multipleOf": 1e6},
                 {"multipleOf": 2.5e-7},
+                {"multipleOf": 10**399},
                 {"multipleOf": 0},
                 {"multipleOf": "x"},
             ]
@@ -58,3 +63,12 @@ def test_a_costly_schema_is_refused(schema, words):
 )
 def test_what_people_send_is_not(schema):
     check_schema(schema)
+
+
+def test_a_common_multiple_is_followed_no_further_than_its_bound():
+    """Thousands of long numbers would make one of tens of thousands of digits."""
+    steps = [10**16 + 2 * i + 1 for i in range(4000)]
+    assert _common_multiple(steps) == steps[0]
+    assert _common_multiple([4, 6, 10]) == math.lcm(4, 6, 10)
+    with pytest.raises(RequestError, match="multipleOf"):
+        check_schema({"anyOf": [{"anyOf": [{"multipleOf": step} for step in steps[i::4]]} for i in range(4)]})

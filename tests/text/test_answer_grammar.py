@@ -244,3 +244,13 @@ def test_a_strict_tool_is_never_held_to_less_than_its_schema():
     tool_grammar(format_named("hermes"), [tool], "required")
     tool["function"]["strict"] = False
     tool_grammar(format_named("qwen3_coder"), [tool], "required")
+
+
+def test_schemas_of_tools_that_together_exceed_a_grammar_are_refused_while_they_are_written():
+    """Each may repeat its definitions under every parameter."""
+    definition = {"type": "object", "description": "a" * 5000}
+    properties = {f"p{i}": {"$ref": "#/$defs/A"} for i in range(100)}
+    parameters = {"type": "object", "properties": properties, "$defs": {"A": definition}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}]
+    with pytest.raises(GrammarError, match="characters"):
+        tool_grammar(format_named("pythonic"), tools, "required")

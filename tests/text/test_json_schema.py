@@ -10,8 +10,10 @@ import llguidance
 import pytest
 
 from octavo_engine.engine.constraints import LIMITS, TokenTable
+from octavo_engine.errors import RequestError
 from octavo_engine.messages import Vocabulary
-from octavo_engine.text.json_schema import FORMATS, followed, portable
+from octavo_engine.server.intake.limits import MAX_GRAMMAR_CHARACTERS
+from octavo_engine.text.json_schema import FORMATS, MAX_WRITTEN_CHARACTERS, followed, portable
 
 CAT = {"type": "object", "properties": {"kind": {"const": "cat", "default": "cat"}, "lives": {"type": "integer"}}}
 DOG = {"type": "object", "properties": {"kind": {"enum": ["dog", "wolf"]}, "name": {"type": "string"}}}
@@ -113,3 +115,23 @@ def test_every_format_is_an_expression_from_end_to_end():
     for held in FORMATS.values():
         assert held["pattern"].startswith("^")
         assert held["pattern"].endswith("$")
+
+
+def named(names, value):
+    return {"type": "object", "propertyNames": {"enum": names}, "additionalProperties": value}
+
+
+@pytest.mark.parametrize("depth", [2, 3, 12])
+def test_names_that_repeat_a_schema_beyond_a_grammar_are_refused_before_it_is_written(depth):
+    """Each level multiplies: 1000 names, three deep, would be 10^9 schemas."""
+    schema = {"type": "integer"}
+    for _ in range(depth):
+        schema = named([f"name{i}" for i in range(1000 if depth < 12 else 4)], schema)
+    with pytest.raises(RequestError, match=r"propertyNames\.enum"):
+        followed({"items": schema})
+
+
+def test_one_level_of_many_names_is_written():
+    names = [f"name{i}" for i in range(1000)]
+    assert list(followed(named(names, {"type": "integer"}))["properties"]) == names
+    assert MAX_WRITTEN_CHARACTERS == MAX_GRAMMAR_CHARACTERS

@@ -23,7 +23,7 @@ from octavo_engine.text.answer_format import (
     Part,
     Skip,
 )
-from octavo_engine.text.json_schema import followed
+from octavo_engine.text.json_schema import MAX_WRITTEN_CHARACTERS, followed
 from octavo_engine.text.lark import escaped, lazy, quoted, regex
 
 TokenOf = Callable[[str], int | None]
@@ -107,6 +107,7 @@ class _Writer:
         self._special = special
         self._split = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
         self._rules: list[str] = []
+        self._length = 0  # characters of schemas
 
     def auto(self, tools: Sequence[Mapping[str, Any]]) -> str:
         """The grammar of text with calls in it. Raises GrammarError where nothing shows that one begins."""
@@ -231,18 +232,26 @@ class _Writer:
                 case Arguments(quotes=quotes) if quotes:
                     parts.append(self._listed(schema, rule, '"{"', '"}"', lambda key: f"{key}:", quotes))
                 case Arguments():
-                    parts.append(_json(schema))
+                    parts.append(self._json(schema))
                 case Object(keyed=True):
-                    parts.append(f"{quoted(f'{{{json.dumps(name)}: ')} {_json(schema)} {quoted('}')}")
+                    parts.append(f"{quoted(f'{{{json.dumps(name)}: ')} {self._json(schema)} {quoted('}')}")
                 case Object():
                     head = f'{{"{part.name[0]}": {json.dumps(name, ensure_ascii=False)}, "{part.arguments[0]}": '
-                    parts.append(f"{quoted(head)} {_json(schema)} {quoted('}')}")
+                    parts.append(f"{quoted(head)} {self._json(schema)} {quoted('}')}")
                 case Parameters():
                     parts.append(self._parameters(part, schema, rule, strict=strict))
             if _is_spaced(part, form[i + 1] if i + 1 < len(form) else None):
                 parts.append("WS")
         self._rules.append(f"{rule}: {' '.join(filter(None, parts))}")
         return rule
+
+    def _json(self, schema: Mapping[str, Any]) -> str:
+        """A value in JSON. Raises GrammarError once all of them are longer than a grammar may be."""
+        text = f"%json {json.dumps({**schema, 'x-guidance': SPACING})}"
+        self._length += len(text)
+        if self._length > MAX_WRITTEN_CHARACTERS:
+            raise GrammarError(f"their schemas have more than {MAX_WRITTEN_CHARACTERS} characters as a grammar")
+        return text
 
     def _listed(
         self,
@@ -255,7 +264,7 @@ class _Writer:
     ) -> str:
         """Arguments in one value that is not JSON: each key in the schema's order, its value in JSON or between quotes."""
         values = {
-            key: self._quoted_value(key, schema, quotes) if quotes else _json(_part(schema, key))
+            key: self._quoted_value(key, schema, quotes) if quotes else self._json(_part(schema, key))
             for key in _properties(schema)
         }
         pairs = {key: f"{quoted(spelled(key))} {value}" for key, value in values.items()}
@@ -264,7 +273,7 @@ class _Writer:
     def _quoted_value(self, key: str, schema: Mapping[str, Any], quotes: str) -> str:
         part = _part(schema, key)
         if part.get("type") != "string":
-            return _json(part)
+            return self._json(part)
         mark = self._literal(quotes)
         if "enum" in part:
             return "(" + " | ".join(f"{mark} {quoted(str(value))} {mark}" for value in part["enum"]) + ")"
@@ -335,7 +344,7 @@ class _Writer:
             return "(" + " | ".join(quoted(v if isinstance(v, str) else json.dumps(v)) for v in values) + ")"
         if kinds != "string":
             texts = kinds is None or (isinstance(kinds, list) and "string" in kinds) or "anyOf" in schema
-            return None if texts else _json(schema)
+            return None if texts else self._json(schema)
         unknown = schema.keys() - _STRING_KEYWORDS
         pattern = schema.get("pattern")
         lengths = schema.keys() & {"minLength", "maxLength"}
@@ -388,7 +397,3 @@ def _is_anchored(pattern: Any) -> bool:
     return (
         isinstance(pattern, str) and pattern.startswith("^") and pattern.endswith("$") and not pattern.endswith("\\$")
     )
-
-
-def _json(schema: Mapping[str, Any]) -> str:
-    return f"%json {json.dumps({**schema, 'x-guidance': SPACING})}"

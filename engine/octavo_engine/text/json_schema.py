@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from octavo_engine.errors import RequestError
+
 Schema = dict[str, Any]
+
+# What a schema may be once `propertyNames` is written out: the most that a grammar may have.
+MAX_WRITTEN_CHARACTERS = 256 * 1024
 
 _VALUES = {"const", "enum", "default", "examples"}  # hold JSON that is no schema
 _NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}  # schemas by a name
@@ -44,7 +49,11 @@ _SPACE_SOMEWHERE = _SPACE + r"\x{FEFF}\x{1C}-\x{1F}\x{85}"
 
 
 def followed(schema: Schema | bool) -> Schema | bool:
-    """`schema` in keywords that llguidance follows, where there are such; it refuses by name what is left."""
+    """`schema` in keywords that llguidance follows, where there are such; it refuses by name what is left.
+
+    Raises:
+        RequestError: enumerated names of properties, each of which gets its value's schema, make it too large.
+    """
     written: Schema | bool = _Writer(schema).schema(schema)
     return written
 
@@ -52,6 +61,7 @@ def followed(schema: Schema | bool) -> Schema | bool:
 class _Writer:
     def __init__(self, root: Any) -> None:
         self._root = root
+        self._repeated = 0  # characters of the schemas that stand under each of several names, about
 
     def schema(self, schema: Any) -> Any:
         """A schema, or whatever stands where one might."""
@@ -76,13 +86,40 @@ class _Writer:
         if schema.get("uniqueItems") is False:
             del schema["uniqueItems"]
         if "propertyNames" in schema:
-            schema = _named(schema)
+            schema = self._named(schema)
         if "unevaluatedProperties" in schema and not schema.keys() & _APPLIED:
             rest = schema.pop("unevaluatedProperties")
             schema.setdefault("additionalProperties", rest)
         if isinstance(schema.get("oneOf"), list) and "anyOf" not in schema:
             schema = self._one_of(schema)
         return _formatted(schema)
+
+    def _named(self, schema: Schema) -> Schema:
+        """`schema` whose properties' names match one pattern, or are enumerated; unchanged where it says more about them."""
+        rest = {key: value for key, value in schema.items() if key != "propertyNames"}
+        names = schema["propertyNames"]
+        if names is True or names in ({}, {"type": "string"}):
+            return rest
+        if not isinstance(names, dict) or rest.keys() & {"properties", "patternProperties"}:
+            return schema
+        said = {key: value for key, value in names.items() if (key, value) != ("type", "string")}
+        value = rest.get("additionalProperties", True)
+        if set(said) == {"pattern"} and isinstance(said["pattern"], str):
+            return rest | {"patternProperties": {said["pattern"]: value}, "additionalProperties": False}
+        if set(said) == {"enum"} and isinstance(said["enum"], list) and all(isinstance(n, str) for n in said["enum"]):
+            self._count(len(set(said["enum"])), value)
+            return rest | {"properties": dict.fromkeys(said["enum"], value), "additionalProperties": False}
+        return schema
+
+    def _count(self, number: int, value: Any) -> None:
+        """Raise RequestError once what stands under each of `number` names, with all before, is longer than a grammar may be."""
+        if number > 1 and value not in (True, False, {}):
+            self._repeated += number * _length(value)
+        if self._repeated > MAX_WRITTEN_CHARACTERS:
+            raise RequestError(
+                f"the {number} names in propertyNames.enum repeat the schema of their values to more than "
+                f"{MAX_WRITTEN_CHARACTERS} characters: make it smaller, or leave propertyNames out and check the names yourself"
+            )
 
     def _one_of(self, schema: Schema) -> Schema:
         """`anyOf` in the place of `oneOf`, if no value can match two of its alternatives.
@@ -133,21 +170,13 @@ def _formatted(schema: Schema) -> Schema:
     return rest | {"allOf": [*(others if isinstance(others, list) else ()), held]}
 
 
-def _named(schema: Schema) -> Schema:
-    """`schema` whose properties' names match one pattern, or are enumerated; unchanged where it says more about them."""
-    rest = {key: value for key, value in schema.items() if key != "propertyNames"}
-    names = schema["propertyNames"]
-    if names is True or names in ({}, {"type": "string"}):
-        return rest
-    if not isinstance(names, dict) or rest.keys() & {"properties", "patternProperties"}:
-        return schema
-    said = {key: value for key, value in names.items() if (key, value) != ("type", "string")}
-    value = rest.get("additionalProperties", True)
-    if set(said) == {"pattern"} and isinstance(said["pattern"], str):
-        return rest | {"patternProperties": {said["pattern"]: value}, "additionalProperties": False}
-    if set(said) == {"enum"} and isinstance(said["enum"], list) and all(isinstance(n, str) for n in said["enum"]):
-        return rest | {"properties": dict.fromkeys(said["enum"], value), "additionalProperties": False}
-    return schema
+def _length(schema: Any) -> int:
+    """Characters of `schema` as JSON, at least."""
+    if isinstance(schema, str):
+        return len(schema) + 2
+    if isinstance(schema, dict):
+        return 2 + sum(len(name) + 3 + _length(value) for name, value in schema.items())
+    return 2 + sum(map(_length, schema)) if isinstance(schema, list) else 1
 
 
 def _tag(parts: Sequence[Mapping[str, Any]]) -> str | None:

@@ -104,6 +104,8 @@ def _grammar(context: ServerContext, answer_format: AnswerFormat, content: str, 
             parallel=use.parallel,
             starts_in_reasoning=opened,
         )
+    except RequestError as error:
+        raise RequestError(f"tools: {error}", "tools") from error
     except GrammarError as error:
         raise RequestError(f"tools: {error}: leave out strict, or send tool_choice 'auto'", "tools") from error
 

@@ -15,6 +15,7 @@ from octavo_engine.server.intake.limits import (
     MAX_SCHEMA_MEMBERS,
 )
 
+_LONGEST_INTEGER = 10**400  # that is written out: Python refuses to write one of thousands of digits
 _REMARKS = {"title", "description", "$comment", "default", "example"}  # texts that no answer is held to
 
 
@@ -32,7 +33,7 @@ def check_schema(schema: Any) -> None:
             steps += _step(value.get("multipleOf"))
             for name in value:
                 check_literal(name)
-    if max(math.lcm(*steps), sum(steps) - len(steps)) > MAX_MULTIPLE:
+    if max(_common_multiple(steps), sum(steps) - len(steps)) > MAX_MULTIPLE:
         raise RequestError(
             f"multipleOf is too large, or several have too large a common multiple: at most {MAX_MULTIPLE}, zeros at the end "
             "aside, is compiled: leave it out, and check the numbers yourself"
@@ -67,9 +68,24 @@ def _members(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
+def _common_multiple(steps: Iterable[int]) -> int:
+    """The least common multiple of `steps`, or one of some of them that is above MAX_MULTIPLE."""
+    found = 1
+    for step in steps:
+        found = math.lcm(found, step)
+        if found > MAX_MULTIPLE:
+            break
+    return found
+
+
 def _step(multiple: Any) -> Iterator[int]:
     """The cost of `multipleOf`: its digits as a whole number, without the zeros at its end."""
-    if isinstance(multiple, bool) or not isinstance(multiple, int | float) or not math.isfinite(multiple):
+    if isinstance(multiple, bool) or not isinstance(multiple, int | float):
+        return
+    if isinstance(multiple, float) and not math.isfinite(multiple):
+        return
+    if isinstance(multiple, int) and abs(multiple) >= _LONGEST_INTEGER:
+        yield MAX_MULTIPLE + 1
         return
     digits = "".join(map(str, Decimal(str(multiple)).as_tuple().digits)).rstrip("0")
     yield int(digits or "1")
