@@ -98,6 +98,8 @@ def test_completions_name_what_is_wrong(served, body, param):
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]}, None),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),  # no format of calls is known
+        ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "messages[0].content[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": ["auto"]}, "tool_choice"),
         ({"tools": []}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),

@@ -15,7 +15,7 @@ from test_tool_calls import ANSWER, served_answer
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.response_items import Response
 from octavo_engine.server.intake.protocol import parse_body
-from octavo_engine.server.intake.responses import ResponsesBody, chat_of
+from octavo_engine.server.intake.responses import ResponsesBody, chat_of, namespaces_of
 from octavo_engine.server.stored_responses import Stored, StoredResponses
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -69,6 +69,13 @@ def test_what_openai_would_run_is_left_out_beside_functions(tools):
         create(tools, tools=[{"type": "web_search"}])
     with pytest.raises(openai.BadRequestError, match=r"tools\[0\] is a namespace without tools"):
         create(tools, tools=[{"type": "namespace", "name": "team"}])
+
+
+def test_a_namespace_may_hold_what_openai_would_run_beside_functions(client):
+    """It is left out there too."""
+    group = {"type": "namespace", "name": "team", "tools": [TOOLS[0], {"type": "web_search"}, {**TOOLS[1]}]}
+    assert list(namespaces_of([group])) == ["team.get_weather", "team.get_time"]
+    assert create(client, tools=[group], tool_choice="none", max_output_tokens=2).status == "incomplete"
 
 
 def test_reasoning_text_and_calls_are_items_in_order(tools):
@@ -286,6 +293,12 @@ def test_a_choice_of_tools_is_a_chats():
         ({"input": [{"role": "robot", "content": "a"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": 1}]}, "input[0].content"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
+        ({"input": [{"role": ["user"], "content": "a"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": [{"type": ["text"]}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "reasoning", "content": 5}]}, "input[0].content"),
+        ({"input": [{"type": "reasoning", "summary": True}]}, "input[0].summary"),
+        ({"tools": [{"type": ["function"]}]}, "tools[0].type"),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "tools": 5}}, "tool_choice.tools"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -302,7 +315,7 @@ def test_stored_responses_stay_within_their_bounds(monkeypatch):
     monkeypatch.setattr("octavo_engine.server.stored_responses.MAX_STORED_CHARACTERS", 100)
     kept = StoredResponses()
     for i in range(5):
-        stored = Stored(Response(str(i), 0, "m", "completed"), None, [], 40)
+        stored = Stored(Response(str(i), 0, "m", "completed"), None, [], size=40)
         stored.task = object() if i == 1 else None
         kept.add(stored)
     assert list(kept._stored) == ["1", "4"]
@@ -310,3 +323,16 @@ def test_stored_responses_stay_within_their_bounds(monkeypatch):
     assert kept._size == 87
     kept.delete("4", None)
     assert kept._size == 40
+
+
+@pytest.mark.parametrize("field", ["tools", "instructions", "metadata", "text"])
+def test_what_a_response_repeats_of_its_request_counts_as_stored(monkeypatch, field):
+    """A schema, tools or instructions may be much longer than the messages."""
+    monkeypatch.setattr("octavo_engine.server.stored_responses.MAX_STORED_CHARACTERS", 10_000)
+    kept = StoredResponses()
+    long = {"tools": [{"description": "a" * 6000}], "instructions": "a" * 6000}.get(field, {"a": "a" * 6000})
+    for i in range(3):
+        kept.add(
+            Stored(Response(str(i), 0, "m", "completed", **{field: long}), None, [{"role": "user", "content": "x"}])
+        )
+    assert list(kept._stored) == ["2"]

@@ -199,6 +199,8 @@ def test_the_answer_is_part_of_the_chat_that_follows(client):
         ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name"),
         ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice.allowed_tools"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": ["auto"]}}}, "tool_choice.allowed_tools"),
+        ({"tool_choice": ["auto"]}, "tool_choice"),
         ({"reasoning_effort": "endless"}, "reasoning_effort"),
     ],
 )

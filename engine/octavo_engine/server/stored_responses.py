@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.response_items import Response
 from octavo_engine.server.intake.limits import MAX_STORED_CHARACTERS, MAX_STORED_RESPONSES
@@ -23,9 +25,17 @@ class Stored:
     response: Response
     key: int | None
     messages: list[dict[str, Any]]
-    size: int  # characters of the messages, about
     cancel: Callable[[], None] | None = None  # of one that is made in the background
     task: asyncio.Task[None] | None = field(default=None, repr=False)
+    size: int = 0  # characters of the messages and of the response's fields, about; counted where it is 0
+
+    def __post_init__(self) -> None:
+        self.size = self.size or num_characters(self.messages) + num_characters(self.response)
+
+
+def num_characters(kept: Any) -> int:
+    """Characters that a message, a response or a list of them takes, about."""
+    return len(msgspec.json.encode(kept))
 
 
 class StoredResponses:

@@ -76,9 +76,10 @@ def _part_text(part: Any, where: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in TEXT_PARTS:
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
         raise RequestError(
-            f"{where} is of type {kind!r}, but this model reads text only: send parts of type 'text'", f"{where}.type"
+            f"{where} is of type {str(kind)[:40]!r}, but this model reads text only: send parts of type 'text'",
+            f"{where}.type",
         )
     text = part.get(TEXT_PARTS[kind])
     if not isinstance(text, str):

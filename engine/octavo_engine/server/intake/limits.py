@@ -29,7 +29,7 @@ MAX_LITERAL_CHARACTERS = (
 )
 MAX_MULTIPLE = 10_000  # of multipleOf, without its trailing zeros; of several in a schema their least common multiple
 MAX_STORED_RESPONSES = 1024  # of /v1/responses
-MAX_STORED_CHARACTERS = 32 * MIB  # of their conversations
+MAX_STORED_CHARACTERS = 32 * MIB  # of their conversations, and of the fields that they repeat from their requests
 MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token
 MAX_LOGPROBS = 2**20  # numbers, of all that a request may generate
 MAX_PATTERN_SIZE = 256  # tokens, of repetition_detection: each takes a comparison with every token that is drawn

@@ -115,7 +115,7 @@ def _messages(message: Mapping[str, Any], number: int) -> Iterator[dict[str, Any
     """One message as OpenAI's API has it: the results of tools are messages of their own."""
     where = f"messages[{number}]"
     role, content = message.get("role"), message.get("content")
-    if role not in {"user", "assistant", "system"}:
+    if role not in ("user", "assistant", "system"):
         raise RequestError(f"{where}.role is {str(role)[:40]!r}; it must be 'user' or 'assistant'", f"{where}.role")
     if isinstance(content, str):
         yield {"role": role, "content": content}

@@ -52,8 +52,8 @@ ALIKE = (  # a chat has them too, by the same names
 )
 TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
-DESCRIBED = {"function", "namespace"}  # the types of tools that a request describes itself
-HOSTED = {"web_search", "web_search_preview", "image_generation"}  # those that assistants offer beside their own
+DESCRIBED = ("function", "namespace")  # the types of tools that a request describes itself
+HOSTED = ("web_search", "web_search_preview", "image_generation")  # those that assistants offer beside their own
 
 
 class Reasoning(BaseModel):
@@ -192,7 +192,7 @@ def _message(item: Mapping[str, Any], at: str) -> Message:
     kind = item.get("type", "message")
     if kind == "message":
         role = item.get("role")
-        if role not in {"user", "assistant", "system", "developer"}:
+        if role not in ("user", "assistant", "system", "developer"):
             raise RequestError(
                 f"{at}.role is {str(role)[:40]!r}; it must be user, assistant, system or developer", f"{at}.role"
             )
@@ -208,7 +208,7 @@ def _message(item: Mapping[str, Any], at: str) -> Message:
         text = output if isinstance(output, str) else _joined(_content(output, f"{at}.output"))
         return {"role": "tool", "tool_call_id": _string(item, "call_id", at), "content": text}
     if kind == "reasoning":
-        return {"role": "assistant", "content": None, "reasoning": _reasoning(item)}
+        return {"role": "assistant", "content": None, "reasoning": _reasoning(item, at)}
     raise RequestError(
         f"{at} is of type {str(kind)[:40]!r}; messages, reasoning, function calls and their outputs are served: leave it out",
         f"{at}.type",
@@ -225,7 +225,7 @@ def _content(content: Any, at: str) -> list[Message]:
 
 def _text(part: Any, at: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in TEXT_PARTS:
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
         raise RequestError(
             f"{at} is of type {str(kind)[:40]!r}, but this model reads text only: send parts of type 'input_text'",
             f"{at}.type",
@@ -237,8 +237,11 @@ def _joined(parts: Sequence[Message]) -> str:
     return "\n".join(part["text"] for part in parts)
 
 
-def _reasoning(item: Mapping[str, Any]) -> str:
-    parts = item.get("content") or item.get("summary") or ()
+def _reasoning(item: Mapping[str, Any], at: str) -> str:
+    name = "content" if item.get("content") else "summary"
+    parts = item.get(name) or []
+    if not isinstance(parts, list):
+        raise RequestError(f"{at}.{name} must be a list of parts", f"{at}.{name}")
     return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
 
 
@@ -274,7 +277,10 @@ def _tools(body: ResponsesBody) -> dict[str, Any]:
 def _chosen(choice: Mapping[str, Any]) -> dict[str, Any]:
     """A choice of functions in the form of a chat's."""
     if choice.get("type") == "allowed_tools":
-        allowed = [{"type": "function", "function": {"name": _full_name(tool)}} for tool in choice.get("tools") or ()]
+        tools = choice.get("tools") or []
+        if not isinstance(tools, list):
+            raise RequestError("tool_choice.tools must be a list of functions", "tool_choice.tools")
+        allowed = [{"type": "function", "function": {"name": _full_name(tool)}} for tool in tools]
         return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": allowed}}
     return {"type": "function", "function": {"name": _full_name(choice)}}
 
@@ -292,15 +298,16 @@ def _functions(tools: Sequence[Mapping[str, Any]], at: str = "tools", prefix: st
     What OpenAI would run is left out where functions stand beside it: coding assistants offer it unasked, and a model need
     not use a tool.
     """
+    described = any(_kind(tool) in DESCRIBED for tool in tools)
     for i, tool in enumerate(tools):
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        kind = _kind(tool)
         if kind == "namespace" and not prefix:
             inner = tool.get("tools")
             if not isinstance(inner, list):
                 raise RequestError(f"{at}[{i}] is a namespace without tools, a list of functions", f"{at}[{i}].tools")
             yield from _functions(inner, f"{at}[{i}].tools", f"{_string(tool, 'name', f'{at}[{i}]')}.")
             continue
-        if kind in HOSTED and any(isinstance(t, Mapping) and t.get("type") in DESCRIBED for t in tools):
+        if kind in HOSTED and described:
             continue
         if kind != "function":
             raise RequestError(
@@ -314,6 +321,10 @@ def _functions(tools: Sequence[Mapping[str, Any]], at: str = "tools", prefix: st
         yield {"type": "function", "function": function}
 
 
+def _kind(tool: Any) -> Any:
+    return tool.get("type") if isinstance(tool, Mapping) else None
+
+
 def namespaces_of(tools: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[str, str]]:
     """The namespace and the name of each function in one, by the name that the model has for it."""
     return {
@@ -321,4 +332,5 @@ def namespaces_of(tools: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[
         for tool in tools or ()
         if tool.get("type") == "namespace"
         for inner in tool["tools"]
+        if _kind(inner) == "function"
     }

@@ -95,7 +95,7 @@ def _chosen(tools: tuple[Mapping[str, Any], ...], choice: Any, *, parallel: bool
         return ToolUse()
     if not tools:
         raise RequestError("tool_choice needs tools: send them, or leave it out", "tool_choice")
-    if choice in {None, "auto"} if not isinstance(choice, Mapping) else False:
+    if choice in (None, "auto"):
         return ToolUse("auto", tools, parallel=parallel)
     if choice == "required":
         return ToolUse("required", tools, parallel=parallel)
@@ -114,7 +114,7 @@ def _allowed(tools: tuple[Mapping[str, Any], ...], allowed: Any, *, parallel: bo
     where = "tool_choice.allowed_tools"
     mode = allowed.get("mode", "auto") if isinstance(allowed, Mapping) else None
     named = allowed.get("tools") if isinstance(allowed, Mapping) else None
-    if mode not in {"auto", "required"} or not isinstance(named, list) or not named:
+    if mode not in ("auto", "required") or not isinstance(named, list) or not named:
         raise RequestError(f"{where} needs mode 'auto' or 'required', and tools, a list of functions", where)
     found = [_named(tools, tool, f"{where}.tools[{i}]")[0] for i, tool in enumerate(named)]
     return ToolUse("auto" if mode == "auto" else "required", tuple(found), parallel=parallel)

@@ -41,12 +41,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     prompts = await prepare(context, body, use)
     reading = answer_reading(context, body, use)
     generation = start(context, body, prompts, arrived, cache_salt(request, body), model, reading)
-    role = response_role(context, body)
-    body.messages = []  # the engine has the tokens: free the memory
-    body.tools = body.documents = body.chat_template_kwargs = None
-    request[SHARE].give_back()
-    writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model, use, role)
     try:
+        role = response_role(context, body)
+        body.messages = []  # the engine has the tokens: free the memory
+        body.tools = body.documents = body.chat_template_kwargs = None
+        request[SHARE].give_back()
+        writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model, use, role)
         return await (writer.stream(request) if body.stream else writer.whole())
     finally:
         generation.close()

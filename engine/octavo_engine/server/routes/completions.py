@@ -33,10 +33,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
     model = context.check_model(body.model)
     prompts = await prepare(context, body, NO_TOOLS)
     generation = start(context, body, prompts, arrived, cache_salt(request, body), model)
-    body.prompt = ""  # the engine has its tokens: free the memory
-    request[SHARE].give_back()
-    writer = CompletionWriter(context, body, generation, answer_id(request, body, "cmpl"), model)
     try:
+        body.prompt = ""  # the engine has its tokens: free the memory
+        request[SHARE].give_back()
+        writer = CompletionWriter(context, body, generation, answer_id(request, body, "cmpl"), model)
         return await (writer.stream(request) if body.stream else writer.whole())
     finally:
         generation.close()

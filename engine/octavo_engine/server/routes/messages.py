@@ -54,10 +54,10 @@ async def messages(request: web.Request) -> web.StreamResponse:
     prompts = await prepare(context, body, use)
     reading = answer_reading(context, body, use)
     generation = start(context, body, prompts, arrived, cache_salt(request, body), model, reading)
-    body.messages = given.messages = []  # the engine has the tokens: free the memory
-    request[SHARE].give_back()
-    writer = MessagesWriter(context, body, generation, f"msg_{request_id(request)}", model, use)
     try:
+        body.messages = given.messages = []  # the engine has the tokens: free the memory
+        request[SHARE].give_back()
+        writer = MessagesWriter(context, body, generation, f"msg_{request_id(request)}", model, use)
         return await (writer.stream(request) if body.stream else writer.whole())
     finally:
         generation.close()

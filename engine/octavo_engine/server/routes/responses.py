@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import ChatBody
 from octavo_engine.server.intake.responses import ResponsesBody, chat_of, messages_of, namespaces_of
 from octavo_engine.server.intake.tools import ToolUse, tool_use
-from octavo_engine.server.stored_responses import Stored
+from octavo_engine.server.stored_responses import Stored, num_characters
 from octavo_engine.text.answer_events import AnswerEvent
 
 logger = logging.getLogger(__name__)
@@ -63,23 +64,24 @@ async def responses(request: web.Request) -> web.StreamResponse:
     use = tool_use(context, chat)
     prompts = await prepare(context, chat, use)
     reading = answer_reading(context, chat, use)
-    generation = start(context, chat, prompts, arrived, cache_salt(request, chat), model, reading)
-    repeated = _repeated(body, chat, prompts[0].sampling[0])
-    response = Response(f"resp_{uuid.uuid4().hex}", generation.created, model, "in_progress", **repeated)
     messages = [*earlier, *messages_of(body.input)]
-    stored = Stored(response, key, messages, _size(messages))
-    writer = ResponsesWriter(context, chat, generation, stored, use, raw=body.enable_response_messages)
-    chat.messages = []  # the engine has the tokens: free the memory
-    request[SHARE].give_back()
-    if body.store is not False:
-        context.responses.add(stored)
-    if body.background:
-        return _in_background(writer, generation, stored)
-    try:
+    repeated = _repeated(body, chat, prompts[0].sampling[0])
+    with ExitStack() as ends:
+        generation = start(context, chat, prompts, arrived, cache_salt(request, chat), model, reading)
+        ends.callback(generation.close)
+        response = Response(f"resp_{uuid.uuid4().hex}", generation.created, model, "in_progress", **repeated)
+        stored = Stored(response, key, messages)
+        writer = ResponsesWriter(context, chat, generation, stored, use, raw=body.enable_response_messages)
+        chat.messages = []  # the engine has the tokens: free the memory
+        request[SHARE].give_back()
+        if body.store is not False:
+            context.responses.add(stored)
+        if body.background:
+            answer = _in_background(writer, generation, stored)
+            ends.pop_all()  # it goes on
+            return answer
+        ends.callback(writer.end_early)
         return await (writer.stream(request) if body.stream else writer.whole())
-    finally:
-        generation.close()
-        writer.end_early()
 
 
 async def get_response(request: web.Request) -> web.Response:
@@ -179,11 +181,6 @@ def _repeated(body: ResponsesBody, chat: ChatBody, sampling: SamplingParams) -> 
         "store": body.store is not False,
         "user": body.user,
     }
-
-
-def _size(messages: Sequence[dict[str, Any]]) -> int:
-    """Characters of the texts of messages, about."""
-    return len(msgspec.json.encode(messages))
 
 
 @dataclass(slots=True)
@@ -295,7 +292,7 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
             said["reasoning"] = message.reasoning
         if message.tool_calls:
             said["tool_calls"] = msgspec.to_builtins(message.tool_calls)
-        self._context.responses.grow(self._stored, said, _size([said]) + raw_size)
+        self._context.responses.grow(self._stored, said, num_characters(said) + raw_size)
 
     def _show_tokens(self, response: Response) -> int:
         """Add the prompt and the answer as the model has them. Returns the characters that they take, about."""

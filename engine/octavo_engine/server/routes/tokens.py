@@ -45,14 +45,14 @@ async def generate(request: web.Request) -> web.StreamResponse:
     body = completion_of(given, tokens_only=context.config.api.tokens_only)
     prompts = await prepare(context, body, NO_TOOLS)
     generation = start(context, body, prompts, arrived, cache_salt(request, body), model)
-    request[SHARE].give_back()
-    name = answer_id(request, body, "generate-tokens")
-    writer = TokensWriter(context, body, generation, name, model, text=given.output_mode == "text")
-    with context.running.named(name, generation.abort):
-        try:
+    try:
+        request[SHARE].give_back()
+        name = answer_id(request, body, "generate-tokens")
+        writer = TokensWriter(context, body, generation, name, model, text=given.output_mode == "text")
+        with context.running.named(name, generation.abort):
             return await (writer.stream(request) if body.stream else writer.whole())
-        finally:
-            generation.close()
+    finally:
+        generation.close()
 
 
 async def abort_requests(request: web.Request) -> web.Response:
