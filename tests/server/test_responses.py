@@ -72,7 +72,7 @@ def test_what_openai_would_run_is_left_out_beside_functions(tools):
 
 
 def test_a_namespace_may_hold_what_openai_would_run_beside_functions(client):
-    """It is left out there too."""
+    """What this server does not run is left out of a namespace, too."""
     group = {"type": "namespace", "name": "team", "tools": [TOOLS[0], {"type": "web_search"}, {**TOOLS[1]}]}
     assert list(namespaces_of([group])) == ["team.get_weather", "team.get_time"]
     assert create(client, tools=[group], tool_choice="none", max_output_tokens=2).status == "incomplete"

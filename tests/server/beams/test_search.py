@@ -55,6 +55,16 @@ def test_it_finds_what_a_plain_search_finds(width, length_penalty):
     assert early > 0 or length_penalty > 0  # it need not go on to the end where length is no merit
 
 
+def test_only_the_best_answers_are_kept():
+    """An answer that many others surpass never comes back: a long search holds as many as it is wide."""
+    search = BeamSearch(1, 2, 1000, [9], 1.0)
+    offer = [(1, -0.1), (9, -3.0), (2, -4.0), (3, -5.0)]
+    for _ in range(50):
+        search.advance([TokenLogprob(1, -0.1, 1, offer) for _ in search.live])
+    assert len(search._completed) == 2
+    assert search.best()[0].logprob == max(beam.logprob for beam in (*search._completed, *search.live))
+
+
 def test_a_token_of_no_probability_is_no_answer():
     """What a row's mask has banned is offered with minus infinity."""
     search = BeamSearch(1, 2, 3, [9], 1.0)

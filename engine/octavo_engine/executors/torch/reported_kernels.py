@@ -78,7 +78,7 @@ def reported_models() -> dict[str, ModelSpec]:
 
 
 ON_GPU = SchedulerConfig(max_num_seqs=256, max_num_batched_tokens=8192)
-"""What an engine without flags takes on a GPU: a mixture's tiles grow with the tokens of a step."""
+"""The scheduler of an engine without flags on a GPU: a mixture's tiles grow with the tokens of a step."""
 ADAPTER_RANKS = {"lora": 16, "lora-64": 64}
 """Labels of Llama with adapters, by their highest rank."""
 

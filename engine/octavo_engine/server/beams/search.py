@@ -49,8 +49,7 @@ class BeamSearch:
             return True
         if len(self._completed) < self._width:
             return False
-        worst = heapq.nlargest(self._width, map(self._score, self._completed))[-1]
-        return worst >= max(map(self._bound, self.live))
+        return self._score(self._completed[-1]) >= max(map(self._bound, self.live))
 
     def advance(self, offers: Sequence[TokenLogprob]) -> None:
         """Extend the live beams by a token: `offers[i]` has the likeliest next ones of `live[i]`."""
@@ -64,6 +63,7 @@ class BeamSearch:
                     self._completed.append(_extended(beam, entry, ended=True))
                 else:
                     going.append((beam.logprob + logprob, beam, token_id, entry))
+        self._completed = heapq.nlargest(self._width, self._completed, key=self._score)  # of equals the first
         best = heapq.nsmallest(self._width, going, key=lambda candidate: -candidate[0])  # of equals the first
         self.live = [_extended(beam, entry, ended=False) for _, beam, _, entry in best]
 

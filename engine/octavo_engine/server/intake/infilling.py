@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from octavo_engine.errors import RequestError
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.protocol import CompletionBody
@@ -34,14 +36,15 @@ async def infilled_prompts(context: ServerContext, body: CompletionBody) -> list
     assert body.suffix
     chosen = format_for(context, body)
     texts = [given for given in body.prompts if isinstance(given, str)]
-    for text in texts:
-        context.check_length(text + body.suffix, "suffix")
+    context.check_length(max(texts, key=len, default="") + body.suffix, "suffix")
     mark = MARK if chosen.bare_suffix else ""
     asked = [*texts, mark + body.suffix, mark]
     *prefixes, suffix, marked = await context.encode(asked, "suffix", add_special_tokens=False)
     (begin,) = await context.encode([""], "suffix", add_special_tokens=body.add_special_tokens)
     left = iter(prefixes)
     found = [next(left) if isinstance(given, str) else given for given in body.prompts]
+    added = len(begin) + len(suffix) - len(marked) + len(chosen.markers)
+    check_filled(context, [len(prefix) + added for prefix in found], body.n or 1)
 
     def token_id(piece: str) -> int:
         index = context.tokenizer.token_id(piece)
@@ -49,6 +52,24 @@ async def infilled_prompts(context: ServerContext, body: CompletionBody) -> list
         return index
 
     return [filled(chosen, begin, prefix, suffix[len(marked) :], token_id) for prefix in found]
+
+
+def check_filled(context: ServerContext, lengths: Sequence[int], n: int) -> None:
+    """Raise RequestError if a prompt of `lengths` tokens is too long for the model, or all are for a request, `n` times."""
+    longest, limit = max(lengths, default=0), context.max_model_len
+    if longest > limit:
+        raise RequestError(
+            f"This model's maximum context length is {limit} tokens, and a prompt with its suffix has {longest}: shorten them",
+            "suffix",
+            code="context_length_exceeded",
+        )
+    tokens, most = sum(lengths) * n, context.limits.request_tokens
+    if tokens > most:
+        raise RequestError(
+            f"the prompts have {tokens} tokens, the suffix of each and those of each of n {n} choices counted; at most {most} "
+            "are served at once: send fewer or shorter prompts, a shorter suffix, or a smaller n",
+            "suffix",
+        )
 
 
 def infilling_ends(context: ServerContext, body: CompletionBody) -> tuple[int, ...]:
