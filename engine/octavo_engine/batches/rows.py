@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -131,6 +132,12 @@ def _line(row: Row, response: dict[str, Any] | None, error: Any) -> bytes:
 
 
 def append(file: int, line: bytes) -> None:
-    """Write a whole line to the descriptor `file`."""
-    while line:
-        line = line[os.write(file, line) :]
+    """Write a line to the end of the file of the descriptor `file`, whole or not at all. Raises OSError."""
+    before = os.fstat(file).st_size
+    try:
+        while line:
+            line = line[os.write(file, line) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, before)  # half a line would be listed as an answer
+        raise

@@ -44,6 +44,8 @@ async def create_batch(request: web.Request) -> web.Response:
         await runs.add(record)
     except FolderFullError as error:
         raise RequestError(str(error), code="storage_full") from error
+    except OSError as error:
+        raise _unwritten(error) from error
     return json_response(batch)
 
 
@@ -66,8 +68,15 @@ async def cancel_batch(request: web.Request) -> web.Response:
     if status not in {"validating", "in_progress", "cancelling"}:
         raise RequestError(f"the batch is {status}: there is nothing to cancel", "batch_id", status=409)
     if status != "cancelling":
-        await runs_of(request).cancel(record)
+        try:
+            await runs_of(request).cancel(record)
+        except OSError as error:
+            raise _unwritten(error) from error
     return json_response(record.batch)
+
+
+def _unwritten(error: OSError) -> RequestError:
+    return RequestError(f"the batch can't be written on this server: {error.strerror}; free space there", status=500)
 
 
 def _record(request: web.Request) -> BatchRecord:

@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -64,25 +63,32 @@ class BatchFolder:
             ) from error
 
     def _read(self) -> None:
-        self.batches = dict(self._records("batches", _BATCH, BatchRecord))
-        self.files = dict(self._records("files", _FILE, StoredFile))
-        written = {name for record in self.unfinished() for name in record.files}
+        self.batches, unread = self._records("batches", _BATCH, BatchRecord)
+        self.files, left_out = self._records("files", _FILE, StoredFile)
+        written = {name for record in self.unfinished() for name in record.files} | left_out
         for path in sorted((self._path / "files").iterdir()):
             name = path.name.partition(".")[0]
-            if _FILE.fullmatch(path.name) and (name in self.files or name in written):
-                self.used += path.stat().st_size
-            elif _FILE.fullmatch(name) and name not in self.files:
+            if not _FILE.fullmatch(name):
+                continue
+            if name not in self.files and name not in written and not unread:
                 path.unlink()  # a server was killed while a client sent it
+            elif path.name == name:
+                self.used += path.stat().st_size
         for name in [name for name in self.files if not self.path_of(name).exists()]:
             self.remove(name)
 
-    def _records(self, folder: str, names: re.Pattern[str], kind: type[Kept]) -> Iterator[tuple[str, Kept]]:
+    def _records(self, folder: str, names: re.Pattern[str], kind: type[Kept]) -> tuple[dict[str, Kept], set[str]]:
+        """The records of a folder by id, and the ids of those that can't be read, such as a later release's."""
+        found: dict[str, Kept] = {}
+        unread: set[str] = set()
         for path in sorted((self._path / folder).glob("*.json")):
             if names.fullmatch(path.stem):
                 try:
-                    yield path.stem, msgspec.json.decode(path.read_bytes(), type=kind)
+                    found[path.stem] = msgspec.json.decode(path.read_bytes(), type=kind)
                 except msgspec.MsgspecError as error:
-                    logger.warning("%s is left out, it can't be read: %s", path, error)
+                    unread.add(path.stem)
+                    logger.warning("%s is left out, it can't be read, and its data is left as it is: %s", path, error)
+        return found, unread
 
     def close(self) -> None:
         """Let another server have the folder."""
@@ -135,19 +141,31 @@ class BatchFolder:
         self.files[file.id] = file
 
     async def keep_batch(self, record: BatchRecord) -> None:
-        """Keep a batch as it is now. Raises FolderFullError for a new one where there are too many."""
+        """Keep a batch as it is now. Raises FolderFullError for a new one where there are too many.
+
+        A new one that can't be written (OSError) is not listed.
+        """
         name = record.batch.id
-        if name not in self.batches and len(self.batches) >= MAX_STORED_BATCHES:
+        new = name not in self.batches
+        if new and len(self.batches) >= MAX_STORED_BATCHES:
             raise FolderFullError(
                 f"this server keeps {MAX_STORED_BATCHES} batches at most; they go with the time that files are kept: wait"
             )
         self.batches[name] = record
-        await self._write(self._path / "batches" / f"{name}.json", record)
+        try:
+            await self._write(self._path / "batches" / f"{name}.json", record)
+        except OSError:
+            if new:
+                del self.batches[name]
+            raise
 
     async def _write(self, path: Path, kept: StoredFile | BatchRecord) -> None:
-        """Replace a file, whole or not at all; in a thread, for disks take their time."""
-        async with self._writing:
-            await asyncio.shield(asyncio.to_thread(_replace, path, msgspec.json.encode(kept)))
+        """Replace a file, whole or not at all, also where the caller is cancelled; in a thread, for disks take their time."""
+        await asyncio.shield(asyncio.ensure_future(self._write_next(path, kept)))
+
+    async def _write_next(self, path: Path, kept: StoredFile | BatchRecord) -> None:
+        async with self._writing:  # until the thread has ended: the next one may write the same file
+            await asyncio.to_thread(_replace, path, msgspec.json.encode(kept))
 
     def remove(self, file_id: str) -> None:
         """Delete a listed file."""
@@ -174,8 +192,12 @@ class BatchFolder:
 
 def _replace(path: Path, data: bytes) -> None:
     new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

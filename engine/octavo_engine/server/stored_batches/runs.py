@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from octavo_engine.server.stored_batches.validation import validate
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 8  # batches that share the slots for rows; later ones wait for one of them to end
+AGAIN_SECONDS = 5.0  # until the end of a batch, which the disk refused, is written again
 EXPIRY_SECONDS = 60.0  # between two looks for files whose time is over
 FULL = {errno.ENOSPC, errno.EDQUOT}
 BUG = "internal_error"
@@ -51,6 +52,8 @@ class BatchRuns:
         self._slots = asyncio.Semaphore(num_slots)
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._finishing: set[str] = set()  # ids of batches that are too late to cancel
+        self._changes: set[asyncio.Task[None]] = set()  # which clients have asked for
         self._serving = asyncio.Event()
         self._expiring: asyncio.Task[None] | None = None
 
@@ -65,6 +68,7 @@ class BatchRuns:
     async def stop(self) -> None:
         """Leave rows that are not answered to the next start."""
         self._serving.clear()
+        await asyncio.gather(*self._changes, return_exceptions=True)
         tasks = [*self._tasks.values(), *([self._expiring] if self._expiring is not None else [])]
         for task in tasks:
             task.cancel()
@@ -72,22 +76,50 @@ class BatchRuns:
         await self._server.stop()
 
     async def add(self, record: BatchRecord) -> None:
-        """Keep a new batch, and run it. Raises FolderFullError."""
+        """Keep a new batch, and run it, even if the client goes away meanwhile.
+
+        Raises:
+            FolderFullError, OSError: it can't be kept, and is not listed.
+        """
+        await self._whole(self._add(record))
+
+    async def _add(self, record: BatchRecord) -> None:
         await self.folder.keep_batch(record)
         self._begin(record)
 
     async def cancel(self, record: BatchRecord) -> None:
-        """End a batch where it is; the answers so far are kept."""
+        """End a batch where it is, even if the client goes away meanwhile; the answers so far are kept.
+
+        A batch whose answers are being listed ends as it would have.
+
+        Raises:
+            OSError: the request can't be kept; the batch is cancelled unless the server is killed first.
+        """
+        if record.batch.id not in self._finishing:
+            await self._whole(self._cancel(record))
+
+    async def _cancel(self, record: BatchRecord) -> None:
+        if record.batch.id in self._finishing:
+            return
         record.batch.enter("cancelling")
-        await self.folder.keep_batch(record)
         task = self._tasks.get(record.batch.id)
         if task is not None:
             task.cancel()
+        else:
+            self._begin(record)
+        await self.folder.keep_batch(record)
+
+    async def _whole(self, change: Coroutine[None, None, None]) -> None:
+        """Make a change to its end, whatever becomes of the caller."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
 
     def _begin(self, record: BatchRecord) -> None:
-        if not self._serving.is_set():
-            return  # the next start has it
         name = record.batch.id
+        if not self._serving.is_set() or name in self._tasks:
+            return  # the next start has it, or a task that has begun
         task = self._tasks[name] = asyncio.create_task(self._run(record), name=f"batch {name}")
         task.add_done_callback(lambda _task: self._tasks.pop(name, None))
 
@@ -111,7 +143,6 @@ class BatchRuns:
         record.batch.errors = RowProblems([_problem(error)])
         if record.batch.errors.data[0].code == BUG:
             logger.error("a bug while running %s", record.batch.id, exc_info=error)
-        record.batch.enter("failed")
         await self._finish(record, "failed")
 
     async def _advance(self, record: BatchRecord) -> None:
@@ -123,8 +154,7 @@ class BatchRuns:
                 total, problems = await asyncio.to_thread(validate, path, batch.endpoint)
                 if problems:
                     batch.errors = RowProblems(problems)
-                    batch.enter("failed")
-                    await self.folder.keep_batch(record)
+                    await self._finish(record, "failed")
                     return
                 batch.request_counts.total = total
                 await self._enter(record, "in_progress")
@@ -153,7 +183,22 @@ class BatchRuns:
             await self.folder.keep_batch(record)
 
     async def _finish(self, record: BatchRecord, status: BatchStatus) -> None:
-        """List the files of answers, and enter the last status."""
+        """List the files of answers, and enter the last status, once the disk takes both."""
+        name = record.batch.id
+        self._finishing.add(name)
+        try:
+            while True:
+                try:
+                    await self._end(record, status)
+                except OSError as error:
+                    logger.warning("the end of %s can't be written yet: %s; free space on the disk", name, error)
+                else:
+                    return
+                await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            self._finishing.discard(name)
+
+    async def _end(self, record: BatchRecord, status: BatchStatus) -> None:
         batch, now = record.batch, int(time.time())
         for file_id, name in ((record.output, "output"), (record.errors, "error")):
             path = self.folder.path_of(file_id)
@@ -170,8 +215,13 @@ class BatchRuns:
             )
             await self.folder.keep(file)
             setattr(batch, f"{name}_file_id", file_id)
+        before = batch.status
         batch.enter(status)
-        await self.folder.keep_batch(record)
+        try:
+            await self.folder.keep_batch(record)
+        except OSError:
+            batch.status = before  # as the disk has it
+            raise
         logger.info(
             "%s: %s, %d of %d rows answered, %d refused",
             *(
@@ -229,7 +279,11 @@ class Answers:
 
     def _append(self, row: Row, line: bytes, *, good: bool, outcome: str = "") -> None:
         self._folder.take(len(line))
-        append(self._files[not good], line)
+        try:
+            append(self._files[not good], line)
+        except OSError:
+            self._folder.used -= len(line)
+            raise
         self._done.add(row.custom_id)
         counts = self._record.batch.request_counts
         counts.completed += good
