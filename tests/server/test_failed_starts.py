@@ -1,4 +1,4 @@
-"""Whatever fails once a generation has started ends it: the engine makes no tokens that no one reads."""
+"""A failure after the start of a generation ends it: the engine makes no tokens that no one reads."""
 
 from __future__ import annotations
 
