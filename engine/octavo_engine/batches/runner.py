@@ -13,6 +13,8 @@ from octavo_engine.batches.rows import Row
 RETRY_SECONDS = 1.0  # where the server says nothing else, until a row that its queue had no room for is sent again
 START_SECONDS = 0.2  # between two looks at whether the server has come up
 
+END = Row("", "", {})  # no row of a file
+
 OnAnswer = Callable[[Row, int, Any], None]
 
 
@@ -29,8 +31,8 @@ class Runner:
         self._concurrency = concurrency
         self._slots = slots
 
-    async def run(self, rows: Iterator[Row], alive: asyncio.Event) -> None:
-        """Wait for the server, then send `rows`. `alive` is cleared when the server has ended.
+    async def run(self, rows: Iterator[Row | None], alive: asyncio.Event) -> None:
+        """Wait for the server, then send `rows`; at each None other tasks get a turn. `alive` is cleared when the server has ended.
 
         Raises:
             ExceptionGroup: of ConnectionError where the server has ended, and of what `on_answer` and `rows` raise.
@@ -54,15 +56,25 @@ class Runner:
             await asyncio.sleep(START_SECONDS)
         raise ConnectionError("the server has ended")
 
-    async def _work(self, session: aiohttp.ClientSession, rows: Iterator[Row], alive: asyncio.Event) -> None:
-        for row in rows:  # shared by all workers
-            if row.problem is not None:
-                status, body = 400, {"error": {"message": row.problem, "type": "BadRequestError", "code": 400}}
-            else:
-                async with self._slots:
-                    status, body = await self._answer(session, row, alive)
-            self._on_answer(row, status, body)
+    async def _work(self, session: aiohttp.ClientSession, rows: Iterator[Row | None], alive: asyncio.Event) -> None:
+        while True:
+            async with self._slots:  # before the row is read: workers without a slot hold none
+                row = next(rows, END)  # shared by all workers
+                if row is END:
+                    return
+                if row is not None:
+                    status, body = await self._outcome(session, row, alive)
+                    self._on_answer(row, status, body)
             await asyncio.sleep(0)  # rows that are refused take turns with what else the event loop does
+
+    async def _outcome(self, session: aiohttp.ClientSession, row: Row, alive: asyncio.Event) -> tuple[int, Any]:
+        if row.problem is not None:
+            return 400, {"error": {"message": row.problem, "type": "BadRequestError", "code": 400}}
+        while True:
+            status, body = await self._answer(session, row, alive)
+            if not _is_aborted(body):
+                return status, body
+            await asyncio.sleep(RETRY_SECONDS)  # the engine was paused or put to sleep: it holds the next one back
 
     async def _answer(self, session: aiohttp.ClientSession, row: Row, alive: asyncio.Event) -> tuple[int, Any]:
         while True:
@@ -78,3 +90,9 @@ class Runner:
             if not alive.is_set():
                 raise ConnectionError("the server has ended")
             await asyncio.sleep(wait)
+
+
+def _is_aborted(body: Any) -> bool:
+    """True for an answer that was broken off by something else than its request."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    return isinstance(choices, list) and any(choice.get("finish_reason") == "abort" for choice in choices)

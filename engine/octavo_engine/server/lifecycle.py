@@ -112,7 +112,9 @@ class Server:
         folder, runs = context.metrics.batches.folder, None
         if folder is not None:
             rows = RowServer(context, ROW_ROUTES)
-            runs = BatchRuns(folder, context.metrics, rows, self._config.scheduler.max_num_seqs)
+            runs = BatchRuns(
+                folder, context.metrics, rows, self._config.scheduler.max_num_seqs, context.limits.body_bytes
+            )
         runner = web.AppRunner(
             build_app(context, runs),
             handler_cancellation=True,  # a client that goes away ends its requests

@@ -18,7 +18,7 @@ from octavo_engine.server.stored_batches import folder as folder_module
 from octavo_engine.server.stored_batches import runs as runs_module
 from octavo_engine.server.stored_batches.folder import BatchFolder
 from octavo_engine.server.stored_batches.objects import Batch, BatchRecord, StoredFile, new_id
-from octavo_engine.server.stored_batches.runs import BatchRuns
+from octavo_engine.server.stored_batches.runs import TURN_ROWS, Answers, BatchRuns
 
 ROWS = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}\n'
 
@@ -52,7 +52,7 @@ def kept(tmp_path):
 async def runs(kept, monkeypatch):
     monkeypatch.setattr(runs_module, "AGAIN_SECONDS", 0.02)
     server = SimpleNamespace(path="", start=AsyncMock(), stop=AsyncMock())
-    runs = BatchRuns(kept, MagicMock(), server, num_slots=1)
+    runs = BatchRuns(kept, MagicMock(), server, num_slots=1, body_bytes=1000)
     runs._runner = runs.rows = Waiting()
     await runs.start()
     yield runs
@@ -198,3 +198,33 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
     append(file, b"third\n")
     os.close(file)
     assert path.read_bytes() == b"first\nthird\n"
+
+
+async def test_a_window_ends_while_a_batch_waits_for_a_place(runs, kept, monkeypatch, tmp_path):
+    """Each of its rows has an error that says so."""
+    first, late = await new_record(kept), await new_record(kept)
+    monkeypatch.setattr(runs, "_places", asyncio.Semaphore(1))
+    await runs.add(first)
+    await runs.rows.running.wait()
+    late.batch.expires_at = time.time() + 0.05
+    await runs.add(late)
+    await until(lambda: late.batch.status == "expired")
+    assert late.batch.request_counts.failed == 1
+    assert (first.batch.status, runs._places.locked()) == ("in_progress", True)
+    await runs.cancel(first)
+    await until(lambda: not runs._places.locked())
+
+
+async def test_rows_that_are_answered_are_skipped_with_turns_for_others(kept):
+    record = await new_record(kept)
+    names = [f"{i}" for i in range(100)]
+    kept.path_of(record.batch.input_file_id).write_bytes(
+        b"".join(ROWS.replace(b'"a"', b'"%d"' % i) for i in range(100))
+    )
+    kept.path_of(record.output).write_text("".join(json.dumps({"custom_id": name}) + "\n" for name in names[:90]))
+    answers = Answers(kept, record, MagicMock())
+    await answers.open()
+    left = list(answers.left())
+    answers.close()
+    assert [row.custom_id for row in left if row is not None] == names[90:]
+    assert left.count(None) == 90 // TURN_ROWS

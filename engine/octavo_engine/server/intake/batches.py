@@ -16,6 +16,7 @@ from octavo_engine.server.intake.protocol import RequestBody
 
 HOURS = {"h": 1, "d": 24}
 MAX_HOURS = 14 * 24
+MAX_DIGITS = 9  # of a `limit`
 _WINDOW = re.compile(r"([1-9][0-9]{0,3})([hd])")
 Kept = TypeVar("Kept")
 
@@ -67,7 +68,7 @@ def paged(request: web.Request, kept: Mapping[str, Kept], *, limit: int, most: i
     """
     query = request.query
     text = query.get("limit", str(limit))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS or not 1 <= int(text) <= most:
         raise RequestError(f"limit is {text[:80]!r}; it is a number of 1 to {most}", "limit")
     order = query.get("order", "desc")
     if order not in {"asc", "desc"}:

@@ -39,7 +39,8 @@ MAX_BEAMS = 64  # of one prompt: `n` with use_beam_search
 MAX_STORED_FILES = 10_000
 MAX_STORED_BATCHES = 10_000
 MAX_BATCH_ROWS = 50_000  # of one batch
-MAX_ROW_BYTES = 32 * MIB  # of one line
+MAX_ROW_FIELDS = 16 * 1024  # bytes of a line besides its body
+MAX_CUSTOM_ID = 512  # characters
 MAX_METADATA = 16  # entries, of 64 and 512 characters
 
 # Clients

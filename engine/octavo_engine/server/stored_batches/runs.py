@@ -7,11 +7,12 @@ files, and no row is sent whose line is there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from octavo_engine.batches.rows import BatchError, Row, answer_line, answered, append, read_rows, unanswered_line
 from octavo_engine.batches.runner import OnAnswer, Runner
+from octavo_engine.server.intake.limits import MAX_ROW_FIELDS
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.stored_batches.folder import BatchFolder, FolderFullError
 from octavo_engine.server.stored_batches.objects import (
@@ -36,19 +38,26 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 8  # batches that share the slots for rows; later ones wait for one of them to end
 AGAIN_SECONDS = 5.0  # until the end of a batch, which the disk refused, is written again
 EXPIRY_SECONDS = 60.0  # between two looks for files whose time is over
+TURN_ROWS = 32  # that have an answer and are read without a pause
 FULL = {errno.ENOSPC, errno.EDQUOT}
 BUG = "internal_error"
 EXPIRED = "this row could not be answered before the completion window ended"
 
 
 class BatchRuns:
-    """The batches of a folder. As many rows as `num_slots` are sent to `server` at a time."""
+    """The batches of a folder. As many rows as `num_slots` are sent to `server` at a time.
 
-    def __init__(self, folder: BatchFolder, metrics: Metrics, server: RowServer, num_slots: int) -> None:
+    `body_bytes` bounds the body of a row, as it does that of any request.
+    """
+
+    def __init__(
+        self, folder: BatchFolder, metrics: Metrics, server: RowServer, num_slots: int, body_bytes: int
+    ) -> None:
         self.folder = folder
         self._metrics = metrics
         self._server = server
         self._num_slots = num_slots
+        self._line_bytes = body_bytes + MAX_ROW_FIELDS
         self._slots = asyncio.Semaphore(num_slots)
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -148,10 +157,10 @@ class BatchRuns:
     async def _advance(self, record: BatchRecord) -> None:
         """Bring the batch from its status to its end."""
         batch = record.batch
-        async with self._places:
+        async with self._place(batch.expires_at):
             if batch.status == "validating":
                 path = self.folder.path_of(batch.input_file_id)
-                total, problems = await asyncio.to_thread(validate, path, batch.endpoint)
+                total, problems = await asyncio.to_thread(validate, path, batch.endpoint, self._line_bytes)
                 if problems:
                     batch.errors = RowProblems(problems)
                     await self._finish(record, "failed")
@@ -173,6 +182,20 @@ class BatchRuns:
                 await self._enter(record, "finalizing")
             if batch.status == "finalizing":
                 await self._finish(record, "completed")
+
+    @contextlib.asynccontextmanager
+    async def _place(self, deadline: float) -> AsyncIterator[None]:
+        """Hold one of the places; without one from `deadline` on, when all that is left is to expire."""
+        try:
+            async with asyncio.timeout(deadline - time.time()):
+                await self._places.acquire()
+        except TimeoutError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _runner(self, on_answer: OnAnswer) -> Runner:
         return Runner(self._server.path, on_answer, self._num_slots, self._slots)
@@ -262,10 +285,14 @@ class Answers:
         counts.completed, counts.failed = len(good), len(bad)
         self._files = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for path in paths]
 
-    def left(self) -> Iterator[Row]:
-        """The rows without an answer, in order."""
+    def left(self) -> Iterator[Row | None]:
+        """The rows without an answer, in order; None now and then among those that have one, for other tasks' turns."""
         rows = read_rows(self._folder.path_of(self._record.batch.input_file_id))
-        return (row for row in rows if row.custom_id not in self._done)
+        for number, row in enumerate(rows, 1):
+            if row.custom_id not in self._done:
+                yield row
+            elif number % TURN_ROWS == 0:
+                yield None
 
     def write(self, row: Row, status: int, body: Any) -> None:
         """Write a row's answer, to the output or to the errors. Raises FolderFullError, OSError."""
@@ -274,7 +301,8 @@ class Answers:
     async def expire(self) -> None:
         """Write an error for each row that has no answer."""
         for row in self.left():
-            self._append(row, unanswered_line(row, "batch_expired", EXPIRED), good=False, outcome="expired")
+            if row is not None:
+                self._append(row, unanswered_line(row, "batch_expired", EXPIRED), good=False, outcome="expired")
             await asyncio.sleep(0)
 
     def _append(self, row: Row, line: bytes, *, good: bool, outcome: str = "") -> None:
