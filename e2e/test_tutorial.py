@@ -36,8 +36,8 @@ def manifest(world, overlay):
 
 
 def tokenizer_of_phi_2s_size():
-    """Bytes, made-up words, and the end of a text at the id that phi-2 has it: every id that can be drawn has a text."""
-    words = [*sorted(ByteLevel.alphabet()), *(f"Ġword{i}" for i in range(256, END_OF_TEXT))]
+    """Bytes, made-up words of a few of them, and the end of a text at the id that phi-2 has it: what is drawn has a text."""
+    words = [*sorted(ByteLevel.alphabet()), *(f"Ġ{i:x}" for i in range(256, END_OF_TEXT))]
     tokenizer = Tokenizer(BPE({word: i for i, word in enumerate(words)}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
