@@ -27,8 +27,8 @@ import sys
 from octavo_engine.cli import kernels_report
 from octavo_engine.executors.torch import reported_kernels
 
-models = reported_kernels.reported_models()
-reported_kernels.reported_models = lambda: {label: models[label] for label in ("smollm2",)}
+engines = [engine for engine in reported_kernels.reported_engines() if engine[0] == "smollm2"]
+reported_kernels.reported_engines = lambda: engines
 sys.exit(kernels_report.main())
 """
 

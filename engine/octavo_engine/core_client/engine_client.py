@@ -194,10 +194,11 @@ class EngineClient:
         """The number of requests that are held back."""
         return len(self._held or ())
 
-    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> None:
+    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> bool:
         """Hold new requests back until `resume`, and let nothing run: what does is aborted, finished, or kept as it is.
 
-        `sleep`, once nothing runs: give the memory of the KV blocks back too. Raises EngineDeadError.
+        False if it was resumed meanwhile, or another pause keeps what was to finish. `sleep`, once nothing runs: give the
+        memory of the KV blocks back too. Raises EngineDeadError.
         """
         if self._held is None:
             self._held = []
@@ -212,10 +213,13 @@ class EngineClient:
         while self.dead is None and self._held is not None:
             held = {request_id for request_id, _ in self._held}
             if self._core_paused if mode == "keep" else self._streams.keys() <= held:
-                return
+                return True
+            if mode == "wait" and self._core_paused:
+                return False
             await asyncio.sleep(POLL_SECONDS)
         if self.dead is not None:
             raise self.dead
+        return False
 
     def resume(self) -> None:
         """Run what was held back or kept."""

@@ -103,8 +103,9 @@ class NoEngine:
     is_asleep = False
     num_held = 0
 
-    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> None:
+    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> bool:
         """Nothing runs."""
+        return True
 
     def resume(self) -> None:
         """Nothing was held back."""

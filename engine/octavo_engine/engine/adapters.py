@@ -43,6 +43,7 @@ class Adapters:
         self._pending: dict[int, Adapter] = {}  # read; until the executor has room for it
         self._kept: set[int] = set()  # that the executor has
         self._leaving: dict[int, int | None] = {}  # of those, the last step that may have it, once none runs
+        self._failed: dict[int, str] = {}  # of those that were pending: the reason why the executor can't keep it
         self._waiting: dict[str, EngineRequest] = {}  # by request id, for those that are pending
         self._replies: list[AdapterLoaded] = []
         self._reader = ThreadPoolExecutor(1, "read adapter")
@@ -83,13 +84,19 @@ class Adapters:
             del self._pending[adapter_id]
         elif adapter_id in self._kept or adapter_id in self._pending:
             self._leaving.setdefault(adapter_id, None)
+        self._failed.pop(adapter_id, None)
 
-    def problem(self, adapter_id: int) -> str | None:
-        """The reason why a request can't have this adapter, in a sentence for its sender; None if it can."""
+    def problem(self, adapter_id: int, *, waited: bool = False) -> str | None:
+        """The reason why a request can't have this adapter, in a sentence for its sender; None if it can.
+
+        `waited`: it was sent before the adapter was removed, if it was.
+        """
         if self._read is None:
             return NOT_SERVED
+        if (failure := self._failed.get(adapter_id)) is not None:
+            return failure
         known = adapter_id in self._kept or adapter_id in self._pending
-        return None if known and adapter_id not in self._leaving else GONE
+        return None if known and (waited or adapter_id not in self._leaving) else GONE
 
     def hold(self, request: EngineRequest) -> bool:
         """Keep a request whose adapter the executor has no room for yet; False if it need not wait."""
@@ -130,7 +137,9 @@ class Adapters:
         for adapter_id in list(self._pending):
             if len(self._kept) >= self._most:
                 break
-            self._hand_over(self._pending.pop(adapter_id))
+            if (failure := self._hand_over(self._pending.pop(adapter_id))) is not None:
+                self._leaving.pop(adapter_id, None)
+                self._failed[adapter_id] = failure
         replies, self._replies = self._replies, []
         return replies
 
@@ -165,5 +174,8 @@ class Adapters:
             return str(error)
         except MemoryError:
             return "there is not enough memory for the adapter: unload another one, or give the engine more"
+        except Exception:
+            logger.exception("an adapter could not be handed over")
+            return "the adapter could not be handed over, for a reason that the engine's log describes"
         self._kept.add(adapter.adapter_id)
         return None

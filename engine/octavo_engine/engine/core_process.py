@@ -211,7 +211,8 @@ class CoreProcess:
 
     def _pause(self, engine: SteppedEngine, request: Pause | Resume) -> None:
         self._paused = isinstance(request, Pause)
-        asleep = isinstance(request, Pause) and request.sleep
+        # Not beneath requests that were sent, or resumed, meanwhile: their blocks stay.
+        asleep = isinstance(request, Pause) and request.sleep and (self._asleep or not engine.has_work)
         if asleep and not self._asleep:
             engine.sleep()
         elif self._asleep and not asleep:

@@ -177,9 +177,9 @@ class EngineCore:
         """Take the tokens that grammars are about."""
         self._constraints.set_vocabulary(vocabulary)
 
-    def add(self, request: EngineRequest | PoolingRequest) -> None:
-        """Accept a request; if it can't be served, the next `step` returns its error."""
-        problem = self._problem(request)
+    def add(self, request: EngineRequest | PoolingRequest, *, waited: bool = False) -> None:
+        """Accept a request; if it can't be served, the next `step` returns its error. `waited`: for its adapter."""
+        problem = self._problem(request, waited=waited)
         if isinstance(request, EngineRequest):
             self._lists.share(request.sampling)
             if problem is None and request.adapter_id and self._adapters.hold(request):
@@ -212,7 +212,7 @@ class EngineCore:
         used = self._scheduler.requests.adapters.keys() | self._constraints.adapters
         replies = self._adapters.settle(used, [launched.step.step_id for launched in self._in_flight])
         for request in self._adapters.take_ready():
-            self.add(request)
+            self.add(request, waited=True)
         return replies
 
     def step(self) -> list[EngineOutput]:
@@ -279,7 +279,7 @@ class EngineCore:
         thinking = None if budget is None else self._constraints.thinking(budget)
         self._scheduler.add(request, problem, thinking)
 
-    def _problem(self, request: EngineRequest | PoolingRequest) -> str | None:
+    def _problem(self, request: EngineRequest | PoolingRequest, *, waited: bool) -> str | None:
         """The reason why this model can't serve the request, in a sentence for its sender; None if it can."""
         if isinstance(request, PoolingRequest):
             if self._pooling is None:
@@ -287,7 +287,7 @@ class EngineCore:
             return ids_outside_of(request, self._vocab_size)
         if self._pooling is not None:
             return POOLS
-        if request.adapter_id and (refusal := self._adapters.problem(request.adapter_id)) is not None:
+        if request.adapter_id and (refusal := self._adapters.problem(request.adapter_id, waited=waited)) is not None:
             return refusal
         sampling = request.sampling
         if not self._executor.capabilities.grammar_masks:

@@ -89,8 +89,14 @@ async def sleep(request: web.Request) -> web.Response:
         raise RequestError(f"mode is {mode[:40]!r}; it must be abort or wait", "query.mode")
     if level == "1" and not context.ready.sleeps:
         raise RequestError("this engine can't give its memory back: use /pause to hold requests", status=501)
-    await context.client.pause(cast("PauseMode", mode))
+    quiet = await context.client.pause(cast("PauseMode", mode))
     await _until_answered(context)
+    if not quiet or not context.client.is_paused:
+        raise RequestError(
+            "requests still run, or are kept by a /pause: the engine was not put to sleep; /resume it, and use mode=abort",
+            "query.mode",
+            status=409,
+        )
     if level == "1":
         await context.client.pause("keep", sleep=True)
         context.metrics.asleep = True
