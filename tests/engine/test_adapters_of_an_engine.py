@@ -110,6 +110,41 @@ def test_a_full_house_takes_the_next_adapter_once_the_requests_of_one_that_leave
     assert set(executor.adapters) == {2}
 
 
+def test_what_waits_for_an_adapter_that_is_then_removed_is_served():
+    core = core_over(FakeExecutor(), adapters=1, max_loras=1, max_cpu_loras=1)
+    core.add(request("old", 1))
+    core.step()
+    assert add(core, 2) is None
+    core.add(request("new", 2))
+    core.remove_adapter(1)
+    core.remove_adapter(2)
+    core.add(request("late", 2))
+    ends = run(core)
+    assert (ends["old"], ends["new"]) == (None, None)
+    assert "its adapter was unloaded" in ends["late"]
+
+
+@pytest.mark.parametrize("error", [ExecutorError("no room for it"), RuntimeError("secret")])
+def test_an_adapter_that_cannot_be_kept_in_the_end_says_why_to_its_requests(error):
+    class Full(FakeExecutor):
+        def add_adapter(self, adapter: Adapter) -> None:
+            if adapter.adapter_id == 2:
+                raise error
+            super().add_adapter(adapter)
+
+    core = core_over(Full(), adapters=1, max_loras=1, max_cpu_loras=1)
+    core.add(request("old", 1))
+    core.step()
+    assert add(core, 2) is None
+    core.add(request("new", 2))
+    core.remove_adapter(1)
+    ends = run(core)
+    assert ends["old"] is None
+    assert ("no room for it" if isinstance(error, ExecutorError) else "could not be handed over") in ends["new"]
+    core.remove_adapter(2)
+    assert not core.is_reading
+
+
 def test_what_cannot_be_read_or_kept_is_refused_and_the_engine_goes_on():
     def read(path: str, adapter_id: int) -> Adapter:
         if path == "damaged":

@@ -86,3 +86,28 @@ def test_what_can_t_be_asked_for_is_named(sleeper, path, status, param):
     found, answer, _ = sleeper.post(path, None)
     assert (found, answer["error"]["param"]) == (status, param)
     assert sleeper.get("/is_sleeping")[1] == {"is_sleeping": False}
+
+
+@pytest.mark.slow
+def test_no_engine_sleeps_beneath_requests(sleeper):
+    """One that a pause keeps would not end, and one that is resumed while a sleep waits for it has its blocks still."""
+    body = BODY | {"max_tokens": 4000}
+    answers = []
+    running = threading.Thread(target=lambda: answers.append(sleeper.post("/v1/completions", body)))
+    running.start()
+    until(lambda: sleeper.metric("vllm:num_requests_running") == 1, 10)
+    assert sleeper.post("/pause?mode=keep", None)[0] == 200
+    status, answer, _ = sleeper.post("/sleep?level=1&mode=wait", None)
+    assert (status, answer["error"]["param"]) == (409, "query.mode")
+    assert sleeper.get("/is_sleeping")[1] == {"is_sleeping": False}
+    assert sleeper.post("/resume", None)[0] == 200
+    asleep = []
+    sleeping = threading.Thread(target=lambda: asleep.append(sleeper.post("/sleep?level=1&mode=wait", None)[0]))
+    sleeping.start()
+    until(lambda: sleeper.get("/is_paused")[1] == {"is_paused": True}, 10)
+    assert sleeper.post("/wake_up", None)[0] == 200
+    sleeping.join(30)
+    running.join(60)
+    assert answers[0][1]["usage"]["completion_tokens"] == 4000
+    assert asleep[0] in {200, 409}  # 200 where the request had ended by then
+    sleeper.post("/wake_up", None)

@@ -197,11 +197,9 @@ class EngineClient:
     async def pause(self, mode: PauseMode, *, sleep: bool = False) -> bool:
         """Hold new requests back until `resume`, and let nothing run: what does is aborted, finished, or kept as it is.
 
-        False if it was resumed meanwhile, or another pause keeps what was to finish. `sleep`, once nothing runs: give the
-        memory of the KV blocks back too. Raises EngineDeadError.
+        `sleep`: give KV memory back too. False if it was resumed, or another pause keeps what runs. Raises EngineDeadError.
         """
-        if self._held is None:
-            self._held = []
+        self._held = self._held or []
         held = {request_id for request_id, _ in self._held}
         if mode == "keep":
             self._send(Pause(sleep))
@@ -212,10 +210,9 @@ class EngineClient:
                 stream.abort()
         while self.dead is None and self._held is not None:
             held = {request_id for request_id, _ in self._held}
-            if self._core_paused if mode == "keep" else self._streams.keys() <= held:
-                return True
-            if mode == "wait" and self._core_paused:
-                return False
+            quiet = self._core_paused if mode == "keep" else self._streams.keys() <= held
+            if quiet or (mode == "wait" and self._core_paused):
+                return quiet
             await asyncio.sleep(POLL_SECONDS)
         if self.dead is not None:
             raise self.dead
@@ -230,8 +227,7 @@ class EngineClient:
 
     def end(self, request_ids: list[str], reason: str) -> None:
         """Finish requests for a reason on this side; the core frees their blocks. Unknown ids are ignored."""
-        known = [request_id for request_id in request_ids if self._streams.pop(request_id, None) is not None]
-        if not known:
+        if not (known := [each for each in request_ids if self._streams.pop(each, None) is not None]):
             return
         now = time.monotonic()
         for request_id in known:

@@ -103,7 +103,7 @@ class NoEngine:
     is_asleep = False
     num_held = 0
 
-    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> bool:
+    async def pause(self, mode: PauseMode, *, sleep: bool = False) -> bool:  # noqa: ARG002
         """Nothing runs."""
         return True
 
