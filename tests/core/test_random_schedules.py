@@ -302,4 +302,4 @@ def test_thousands_of_arrivals_in_a_pool_that_is_always_full(asynchronous, polic
     assert core.stats().num_preemptions > 20
     assert core.stats().num_swapped == core.stats().swap_usage == 0, "the swap space is empty in the end"
     assert (executor.num_moved > 200) == (swap_bytes > 0)
-    assert core.stats().prefix_cache_hits > 1000
+    assert core.stats().prefix_cache_hits > 300, "each of four adapters, or none, has a cache of its own"
