@@ -165,3 +165,21 @@ def test_the_background_runs_beside_requests_that_wait_for_their_adapter():
     core.step()
     core.step()
     assert in_step(executor) == {"a", "row"}
+
+
+def test_a_place_is_made_by_the_adapter_with_the_fewest_rows_in_the_background():
+    """Rows of the base model and of the other adapter go on, although they are the last ones."""
+    executor = FakeExecutor()
+    core = core_with(executor, max_loras=2)
+    for name, adapter_id in (("alone", 2), ("one", 1), ("two", 1), ("base", 0)):
+        core.add(msgspec.structs.replace(request(name, adapter_id, max_tokens=30), background=True))
+    core.step()
+    core.add(request("online", 3))
+    core.step()
+    assert in_step(executor) == {"online"}
+    stats = core.stats()
+    assert (stats.num_preemptions, stats.running_adapters, stats.waiting_adapters) == (1, [1, 3], [2])
+    ended = {}
+    while core.has_work:
+        ended |= {o.request_id: o.num_preemptions for o in core.step() if o.finish_reason}
+    assert ended == {"online": 0, "alone": 1, "one": 0, "two": 0, "base": 0}

@@ -8,16 +8,25 @@ import pytest
 from octavo_engine.config import SchedulerConfig
 from octavo_engine.core.outputs import StepOutput
 from octavo_engine.core.scheduler import Scheduler
+from octavo_engine.core.swapping import SwapRule
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models.spec import KVGroup, KVLayout
 
 
-def scheduler(*, blocks=100, **config) -> Scheduler:
-    """Blocks of four tokens in one full group."""
-    layout = KVLayout(4, (KVGroup("full", (0,), 1),))
+def scheduler(*, blocks=100, window=None, swaps=None, **config) -> Scheduler:
+    """Blocks of four tokens in one group. `swaps`: the most blocks that a step may move, and nothing is cached."""
+    layout = KVLayout(4, (KVGroup("only", (0,), 1, window),))
     config = {"max_num_seqs": 8, "max_num_batched_tokens": 32, "max_step_seconds": 0.0} | config
-    return Scheduler(SchedulerConfig(**config), layout, (blocks + 1,), max_model_len=200, enable_prefix_caching=True)
+    return Scheduler(
+        SchedulerConfig(**config),
+        layout,
+        (blocks + 1,),
+        max_model_len=200,
+        enable_prefix_caching=swaps is None,
+        num_host_blocks=(31,) if swaps else (),
+        swap_rule=SwapRule([1.0], max_step_seconds=swaps) if swaps else None,
+    )
 
 
 def request(name: str, prompt: int, max_tokens: int = 5, *, row: bool = False) -> EngineRequest:
@@ -126,3 +135,48 @@ def test_rows_are_counted_apart():
     assert (stats.num_background_running, stats.num_background_waiting) == (2, 1)
     core.requests.abort("r2")
     assert core.stats().num_background_waiting == 0
+
+
+def test_a_row_does_not_return_in_the_step_that_swaps_it_out():
+    """Its token is in flight, and the long prompt that it made room for leaves a block to it: it has nothing to compute."""
+    core = scheduler(blocks=4, window=1, swaps=100, max_num_batched_tokens=16)
+    core.add(request("row", 1, 30, row=True))
+    step(core)
+    first = core.schedule()
+    assert first is not None
+    core.add(request("long", 16))
+    core.add(request("short", 1))
+    second = core.schedule()
+    assert second is not None
+    assert second.kv_ops.swap_out
+    assert set(second.num_scheduled_tokens) == {"long", "short"}
+    for made in (first, second):
+        core.update(StepOutput(made.step_id, {r: [9] for r in made.samples}))
+    assert all(count > 0 for each in run(core) for count in each.values())
+
+
+def test_rows_run_while_the_moves_of_a_step_keep_an_online_request_from_coming_back():
+    """A row's swap for its sake and its own eight moves are more than a step has: the swap precedes, in a step of rows."""
+    core = scheduler(blocks=12, swaps=8, policy="priority", max_num_batched_tokens=64)
+    core.add(msgspec.structs.replace(request("urgent", 16, 100), priority=-5))
+    core.add(msgspec.structs.replace(request("online", 32, 12), adapter_id=1))
+    step(core)
+    while core.stats().num_running == 2:
+        step(core)
+    assert core.stats().num_swapped == 1
+    others = ("z0", "z1", "z2")
+    for name in others:
+        core.add(msgspec.structs.replace(request(name, 3, 100), adapter_id=2, priority=-4))
+    step(core)
+    core.requests.abort("urgent")
+    for name in ("r0", "r1", "r2"):
+        core.add(request(name, 8, 10, row=True))
+    while core.stats().num_background_running < 2:
+        step(core)
+    for name in others:
+        core.requests.abort(name)
+    core.requests.take_outputs()
+    steps = run(core)
+    assert steps[0].keys() == {"r0"}
+    assert "online" in steps[1]
+    assert {"r0", "r1", "r2"} <= {name for each in steps for name in each}

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from octavo_testing.deep import DEEP
 from octavo_testing.fake_executor import FakeExecutor, core_over, lonely_run
 
+from octavo_engine.core.swapping import SwapRule
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
@@ -123,6 +124,8 @@ CONFIGS = st.fixed_dictionaries(
         "max_model_len": st.sampled_from([16, 40]),
         "spare_bytes": st.integers(0, 60),
         "swap_bytes": st.sampled_from([0, 0, 20, 300]),
+        "most_moves": st.sampled_from([None, 3, 10]),
+        "max_loras": st.integers(1, 2),
         "caching": st.sampled_from([True, True, True, False]),
         "max_num_seqs": st.sampled_from([1, 2, 3, 8]),
         "max_num_batched_tokens": st.sampled_from([1, 3, 8, 30]),
@@ -166,8 +169,11 @@ class RandomSchedules(RuleBasedStateMachine):
     @initialize(config=CONFIGS)
     def start(self, config) -> None:
         config = dict(config)
+        most_moves = config.pop("most_moves")
         self.executor = FakeExecutor(**{name: config.pop(name) for name in ("block_size", "windows", "asynchronous")})
         self.core = core_over(self.executor, **config)
+        if most_moves is not None:
+            self.core._scheduler.block_manager._rule = SwapRule([1.0] * len(self.executor.windows), most_moves)
         self.ledger = Ledger(
             self.core,
             self.executor,

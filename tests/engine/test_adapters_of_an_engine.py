@@ -106,6 +106,8 @@ def test_a_full_house_takes_the_next_adapter_once_the_requests_of_one_that_leave
     assert core.stats().num_waiting == 2
     assert set(executor.adapters) == {1}
     core.abort(["aborted"])
+    (output,) = [output for output in core.step() if output.finish_reason]
+    assert (output.request_id, output.finish_reason, output.error) == ("aborted", "abort", None)
     assert run(core) == {"old": None, "new": None}
     assert set(executor.adapters) == {2}
 

@@ -152,13 +152,14 @@ def test_bans_that_leave_the_grammar_no_token_end_the_request():
 
 
 def test_a_request_may_go_while_its_grammar_is_compiled():
-    """Nothing of it is left, and no output follows."""
+    """Nothing of it is left but its last output."""
     engine = core(FakeExecutor(vocab_size=SIZE))
     engine.add(constrained("gone", lark("start: /a/")))
     assert engine.stats().num_waiting == 1
     engine.abort(["gone"])
     assert engine.stats().num_waiting == 0
     assert not engine.is_compiling
+    assert [(output.request_id, output.finish_reason) for output in engine.step()] == [("gone", "abort")]
     assert list(run(engine, [constrained("next", lark("start: /a/"))])) == ["next"]
 
 

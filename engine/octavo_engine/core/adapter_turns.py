@@ -46,10 +46,19 @@ class AdapterTurns:
             self._next, self._before = seq, arrivals
         return False
 
-    def can_make_room(self, seq: Sequence) -> bool:
-        """True if `seq`, which was not admitted, would have a place but for the background."""
+    def in_the_way_of(self, seq: Sequence, running: Iterable[Sequence]) -> list[Sequence]:
+        """The sequences in the background without which `seq`, which was not admitted, has a place, the last one first.
+
+        They are all those of one adapter, the one that has the fewest. Empty: the background doesn't keep it from a place.
+        """
         has_place = seq.adapter_id in self._running or len(self._running) < self._most
-        return not has_place and len(self._online) < self._most
+        if has_place or seq.in_background or len(self._online) >= self._most:
+            return []
+        rows: dict[int, list[Sequence]] = {}
+        for row in running:
+            if row.adapter_id and row.adapter_id not in self._online:
+                rows.setdefault(row.adapter_id, []).insert(0, row)
+        return min(rows.values(), key=len, default=[])
 
     def start(self, seq: Sequence) -> None:
         """Note that a sequence runs from now on."""

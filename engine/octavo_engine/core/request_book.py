@@ -67,12 +67,14 @@ class RequestBook:
             EngineOutput(request_id=request_id, new_token_ids=[], finish_reason="error", error=problem, refused=True)
         )
 
-    def abort(self, request_id: str) -> None:
-        """End a request now, also in the middle of a step; an unknown id is ignored."""
+    def abort(self, request_id: str, *, held: bool = False) -> None:
+        """End a request now, also in the middle of a step; an unknown id is ignored, unless its request was `held` elsewhere."""
         seq = self._sequences.get(request_id)
         if seq is not None:
             self.discard(request_id)
             self._outputs.append(seq.output([], "abort"))
+        elif held:
+            self._outputs.append(EngineOutput(request_id=request_id, new_token_ids=[], finish_reason="abort"))
 
     def discard(self, request_id: str) -> None:
         """End a request without an output, wherever it is; a step in flight may still write its blocks."""

@@ -88,8 +88,7 @@ class Scheduler:
         self._by_priority = config.policy == "priority"
         self._max_model_len = max_model_len
         self._turns = AdapterTurns(max_adapters)
-        self._arrivals = 0
-        self._steps = 0
+        self._arrivals = self._steps = 0
         self._queries = self._hits = self._preemptions = 0
         self._iteration_tokens: deque[int] = deque(maxlen=ITERATIONS_KEPT)
 
@@ -114,9 +113,8 @@ class Scheduler:
             self.requests.accept(Sequence.from_pooling_request(request, order=order, queued_at=now))
             return
         limit = self._max_model_len
-        self.requests.accept(
-            Sequence.from_request(request, order=order, max_model_len=limit, queued_at=now, thinking=thinking)
-        )
+        seq = Sequence.from_request(request, order=order, max_model_len=limit, queued_at=now, thinking=thinking)
+        self.requests.accept(seq)
 
     def schedule(self) -> SchedulerOutput | None:
         """The next step, or None if there is nothing to compute."""
@@ -124,6 +122,14 @@ class Scheduler:
         assert requests.num_in_flight < 2, "two steps are in flight"
         if requests.adapters:
             self._turns.begin(requests.running, requests.waiting)
+        step = self._schedule(gives_way=True)
+        if step is None and requests.running and requests.running[0].in_background:
+            step = self._schedule(gives_way=False)  # what it gave way to can't start yet
+        return step
+
+    def _schedule(self, *, gives_way: bool) -> SchedulerOutput | None:
+        """The next step; unless the background `gives_way` to what waits, one of running sequences alone."""
+        requests = self.requests
         running = requests.running
         parts: list[Part] = []
         budget = background.budget(self.pace, running, requests.waiting)
@@ -141,7 +147,7 @@ class Scheduler:
         while i < len(running) and budget > 0:
             seq = running[i]
             if seq.order[0] and not beside:  # the first one in the background
-                if requests.waiting.num_next:
+                if gives_way and requests.waiting.num_next:
                     break
                 beside, budget = True, background.left(budget, len(parts))
                 continue
@@ -182,7 +188,7 @@ class Scheduler:
             parts.append(part)
             i += 1
 
-        if self._preemptions == preemptions:
+        if gives_way and self._preemptions == preemptions:
             for part in self._admit(budget, 0 if beside else len(parts), prefills=prefills):
                 seq = part.seq
                 request_id = seq.request_id
@@ -327,13 +333,13 @@ class Scheduler:
                 self.requests.running.pop()
                 self.requests.fail(seq, never_fits(seq, self.block_manager))
             else:
-                self._preempt_last()
+                self._preempt(victim)
             if victim is seq:
                 return None
         return added
 
-    def _preempt_last(self) -> None:
-        victim = self.requests.running.pop()
+    def _preempt(self, victim: Sequence) -> None:
+        self.requests.running.remove(victim)
         self._preemptions += 1
         victim.num_preemptions += 1
         self.block_manager.swap_out(victim)
@@ -344,7 +350,7 @@ class Scheduler:
         running = self.requests.running
         gives_way = bool(running) and running[-1].in_background and not seq.in_background
         if gives_way:
-            self._preempt_last()
+            self._preempt(running[-1])
         return gives_way
 
     def _share(self, i: int, budget: int) -> int:
@@ -359,14 +365,18 @@ class Scheduler:
 
         `num_online`: sequences of it that limit those in the background. `prefills`: whether running ones prefill in it.
         """
-        first_budget = budget
+        first_budget, preemptions = budget, self._preemptions
         while budget > 0 and (seq := self.requests.waiting.first()) is not None:
             if not self._turns.admits(seq, self._arrivals):
-                if self._turns.can_make_room(seq) and self._make_room(seq):
+                for row in (rows := self._turns.in_the_way_of(seq, self.requests.running)):
+                    self._preempt(row)
+                if rows:
                     self._turns.begin(self.requests.running, self.requests.waiting)
                 else:
                     self.requests.waiting.park()
                 continue
+            if seq.in_background and self._preemptions > preemptions:
+                return  # it may have made room itself, and its token that is in flight is not known yet
             if len(self.requests.running) >= self._max_num_seqs:
                 if self._make_room(seq):
                     continue
@@ -376,7 +386,8 @@ class Scheduler:
                     return  # its prompt is computed whole
                 budget, num_online = background.left(budget, num_online), 0
             prefix = self.block_manager.lookup(seq)
-            count = len(seq.token_ids) - prefix.num_tokens
+            if (count := len(seq.token_ids) - prefix.num_tokens) <= 0:
+                return  # what is left is in flight
             if self._pools:
                 if count > budget and budget < first_budget:
                     return  # wait for the next step; one that is longer than a step's pace has one of its own
@@ -415,11 +426,10 @@ class Scheduler:
             seq.status = Status.RUNNING
             bisect.insort(self.requests.running, seq, key=background.order)
             self._turns.start(seq)
-            found = self.block_manager.blocks_of(seq, 0, prefix.num_tokens)
             self._fill(seq, prefix.num_tokens + count)
             budget -= cost(self.pace, seq, count)
             part = self._part(seq, count)
-            part.shared = frozenset(found)
+            part.shared = frozenset(self.block_manager.blocks_of(seq, 0, prefix.num_tokens))
             num_online += not seq.in_background
             yield part
 

@@ -192,8 +192,8 @@ class EngineCore:
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; the next `step` returns their last outputs. Unknown ids are ignored."""
         for request_id in request_ids:
-            if not (self._constraints.discard(request_id) or self._adapters.discard(request_id)):
-                self._scheduler.requests.abort(request_id)
+            held = self._constraints.discard(request_id) or self._adapters.discard(request_id)
+            self._scheduler.requests.abort(request_id, held=held)
 
     def add_adapter(self, request: AddAdapter) -> None:
         """Begin to read an adapter."""
