@@ -34,7 +34,7 @@ def test_every_variant_is_there_once_under_a_name_of_its_own(kernels):
 
 @pytest.mark.sample(model=["llama"])
 @pytest.mark.sample(model=["q4_k"], flags=[[]])
-@pytest.mark.parametrize("flags", [[], ["--max-num-seqs", "100"]], ids=" ".join)
+@pytest.mark.parametrize("flags", [[], ["--max-num-seqs", "200"]], ids=" ".join)
 @pytest.mark.parametrize(
     "model", ["llama", "gemma", "smollm2", "q4_k", "qwen3-moe-q4_k", "gpt-oss", "bloom", "bge", "deepseek-v2"]
 )
