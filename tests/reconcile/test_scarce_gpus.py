@@ -44,7 +44,7 @@ def test_a_surge_keeps_its_course_while_the_new_replica_loads(installed, operato
     """The surge has taken the GPU that was free: to choose again would end the only replica that answers."""
     kubelet.add_node("n1", gpus=2, product="NVIDIA-L4")
     serve(installed, kubelet, namespace)
-    assert plan_of(installed, namespace)["rollout"] == "Surge"
+    until(lambda: plan_of(installed, namespace)["rollout"] == "Surge", 30, "the node's GPUs are known")
     edit(installed, namespace)
     until(lambda: list(replicas(installed, namespace).values()) == ["n1", "n1"], 30, "both have a GPU")
     said = "a change that is under way ends as it began"

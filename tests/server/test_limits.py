@@ -38,8 +38,9 @@ def test_the_page_has_every_number():
         "`structured_outputs.choice`": f"{limits.MAX_CHOICES:,}",
         "stored responses": f"{limits.MAX_STORED_RESPONSES:,}, with {limits.MAX_STORED_CHARACTERS:,} characters of conversations",
         "files and batches": (
-            f"{limits.MAX_STORED_FILES:,} each, {limits.MAX_BATCH_ROWS:,} rows in a batch, {limits.MAX_ROW_BYTES // MIB} MiB in "
-            "a line; `--batch-file-bytes`, `--batch-dir-bytes`"
+            f"{limits.MAX_STORED_FILES:,} each, {limits.MAX_BATCH_ROWS:,} rows in a batch, a body and "
+            f"{limits.MAX_ROW_FIELDS // 1024} KiB in a line, {limits.MAX_CUSTOM_ID} characters in a `custom_id`; "
+            "`--batch-file-bytes`, `--batch-dir-bytes`"
         ),
         "members of one object or list in a JSON schema": f"{limits.MAX_SCHEMA_MEMBERS:,}",
         "depth of a JSON schema": f"{limits.MAX_SCHEMA_DEPTH}",
