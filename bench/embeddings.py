@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,16 +91,17 @@ for line in sys.stdin:
 
 
 @dataclass
-class Embedder:
+class Embedder(ABC):
     """One way to embed, and its texts a second in each round of a workload."""
 
     name: str
     rates: dict[str, list[float]] = field(default_factory=dict)
 
+    @abstractmethod
     def embed(self, calls: list[list[str]]) -> tuple[float, list[list[float]]]:
         """Seconds of all calls, one after another, and the vectors of the last one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """End what was started."""
 

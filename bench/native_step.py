@@ -45,16 +45,14 @@ class Driver:
         self.steps = 0
         self.random = random.Random(0)
 
-    def add(self, lengths: dict[str, int], first_block: int = 1, adapters: int = 0) -> tuple[NewRequest, ...]:
-        """Requests of random tokens with blocks for 320 more, from `first_block` on; of `adapters` in turn, 0: of none."""
-        news, block = [], first_block
+    def add(self, lengths: dict[str, int]) -> tuple[NewRequest, ...]:
+        """Requests of random tokens with blocks for 320 more."""
+        news, block = [], 1
         for name, length in lengths.items():
             blocks = list(range(block, block + (length + 320) // BLOCK + 1))
             block = blocks[-1] + 1
             tokens = [self.random.randrange(self.spec.vocab_size) for _ in range(length)]
-            tables = tuple(list(blocks) for _ in range(self.groups))
-            adapter_id = 1 + len(news) % adapters if adapters else 0
-            news.append(NewRequest(name, tokens, self.sampling, tables, 0, adapter_id))
+            news.append(NewRequest(name, tokens, self.sampling, tuple(list(blocks) for _ in range(self.groups)), 0))
         return tuple(news)
 
     def run(self, step: SchedulerOutput) -> float:
